@@ -1,0 +1,82 @@
+"""
+The system calls that the log is written with, in one place, so that a test can make each fail.
+
+What fails is raised as the C{OSError} it is; what that means is the writer's to say.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+__all__ = ["Disk"]
+
+# The log may hold what not everybody on the machine should read.
+_MODE = 0o640
+
+
+class Disk:
+    """Files, for real.  Stateless."""
+
+    def open(self, path: Path) -> int:
+        """Open a file for reading and appending, made if it does not exist."""
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+
+    def close(self, fd: int) -> None:
+        """Close a file, and so give up its lock."""
+        os.close(fd)
+
+    def lock(self, fd: int) -> bool:
+        """Take the exclusive lock of a file; whether it was free."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def size(self, fd: int) -> int:
+        """The length of an open file in bytes."""
+        return os.fstat(fd).st_size
+
+    def names(self, path: Path, fd: int) -> bool:
+        """Whether a name leads to this open file."""
+        try:
+            named = os.stat(path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(fd))
+
+    def read(self, fd: int, count: int, offset: int) -> bytes:
+        """At most C{count} bytes from C{offset}; empty at the end."""
+        return os.pread(fd, count, offset)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """Append; how many bytes were taken, which may be fewer."""
+        return os.write(fd, data)
+
+    def sync(self, fd: int) -> None:
+        """Wait until what was written is on the disk."""
+        os.fdatasync(fd)
+
+    def cut(self, fd: int, size: int) -> None:
+        """Cut a file to a length."""
+        os.ftruncate(fd, size)
+
+    def sync_folder(self, path: Path) -> None:
+        """Wait until a folder's names are on the disk."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def keep(self, path: Path, data: bytes) -> None:
+        """Add to a file that something is kept aside in, and wait until it is on the disk."""
+        fd = self.open(path)
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,148 @@
+"""
+Every limit of the server: its name, default, unit and reason.
+
+The plugin's options, tap.md's table and the code all read this one table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import Attribute, field, fields, frozen
+
+__all__ = ["Limits", "limits_table"]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def _limit(default: float, unit: str, meaning: str, reason: str, minimum: float = 1) -> Any:
+    kind = type(default)
+
+    def in_range(instance: object, attribute: Attribute[Any], value: float) -> None:
+        if not minimum <= value:
+            raise ValueError(f"{attribute.name} must be {minimum} {unit} or more, not {value}")
+
+    return field(
+        default=default,
+        converter=kind,
+        validator=in_range,
+        metadata={"unit": unit, "meaning": meaning, "reason": reason},
+    )
+
+
+@frozen(kw_only=True)
+class Limits:
+    """What the server bounds; a C{ValueError} says which value is out of its range."""
+
+    max_message_bytes: int = _limit(
+        256,
+        "bytes",
+        "longest message body taken",
+        "the seed of the project; 16 MiB is the most that the protocol allows",
+        0,
+    )
+    window: int = _limit(
+        1024,
+        "messages",
+        "how many of a client's last messages a resend is compared with",
+        "a client keeps at most this many unacknowledged; costs 4 bytes each per client",
+    )
+    max_connections: int = _limit(
+        10_000,
+        "connections",
+        "connections at a time; one more is told UNAVAILABLE and closed",
+        "12 KiB each at most when idle, so 120 MiB; a system often allows fewer descriptors",
+    )
+    max_unanswered_bytes: int = _limit(
+        1 * MIB,
+        "bytes",
+        "held for one connection before it is no longer read",
+        "a window of 1024 messages of 256 bytes, twice, with what holding them costs",
+    )
+    max_undurable_bytes: int = _limit(
+        128 * MIB,
+        "bytes",
+        "held for all connections before none is read",
+        "a second of the fastest load measured; what the process takes above its idle size",
+    )
+    max_unread_bytes: int = _limit(
+        256 * KIB,
+        "bytes",
+        "of answers that a peer has not read before its connection is no longer read",
+        "the answers to seven windows; the kernel's own buffers come first",
+    )
+    unread_seconds: float = _limit(
+        60.0,
+        "seconds",
+        "that a peer may not read its answers before its connection is aborted",
+        "longer than a short outage of the network; its client resends and loses nothing",
+        0.1,
+    )
+    frame_seconds: float = _limit(
+        30.0,
+        "seconds",
+        "from a frame's first byte to its last before the connection is aborted",
+        "a frame is small, and a peer that stops in its middle is broken or means harm",
+        0.1,
+    )
+    idle_seconds: float = _limit(
+        3600.0,
+        "seconds",
+        "without a byte before a connection is closed; 0: never",
+        "a client reconnects when it has something to say; a forgotten one frees its place",
+        0,
+    )
+    keepalive_seconds: int = _limit(
+        60,
+        "seconds",
+        "without traffic before TCP asks whether the peer is there, and then 4 times at a quarter",
+        "finds peers that vanished within two minutes",
+    )
+    user_timeout_seconds: int = _limit(
+        60,
+        "seconds",
+        "that sent answers may stay unacknowledged by the peer's TCP (TCP_USER_TIMEOUT)",
+        "otherwise the kernel tries for a quarter of an hour",
+    )
+    max_commit_bytes: int = _limit(
+        16 * MIB,
+        "bytes",
+        "of messages that one commit takes",
+        "larger ones gain nothing and let the first message wait for the last",
+    )
+    ledger_memory: int = _limit(
+        64 * MIB,
+        "bytes",
+        "for clients in memory before the least recently active live on disk alone",
+        "140,000 clients with few messages or 13,000 with a full window",
+        1 * MIB,
+    )
+    checkpoint_bytes: int = _limit(
+        64 * MIB,
+        "bytes",
+        "of log between two updates of the ledger on disk",
+        "a start after a crash reads no more than this again, which takes about a second",
+    )
+    checkpoint_seconds: float = _limit(
+        30.0,
+        "seconds",
+        "between two updates of the ledger on disk, if there was any message",
+        "a slow log is as soon ready after a crash as a fast one",
+        0.1,
+    )
+    stop_seconds: float = _limit(
+        10.0,
+        "seconds",
+        "for a stop to answer what has arrived and let clients read the answers",
+        "well inside the 90 s after which systemd kills",
+        0.1,
+    )
+
+
+def limits_table() -> list[tuple[str, Any, str, str, str]]:
+    """Each limit: name, default, unit, meaning, reason."""
+    return [
+        (f.name, f.default, f.metadata["unit"], f.metadata["meaning"], f.metadata["reason"])
+        for f in fields(Limits)
+    ]

@@ -1,0 +1,184 @@
+"""
+Records of log format version 1, without I/O.  docs/log-format.md is the normative page.
+
+::
+
+    {"time":"2026-11-22T18:19:02.123456Z","client":"019ac1f2-…","seq":1,"crc":"9f3a1c2b","message":"hello"}
+    |<------------------ opening: the same for a whole batch ---->|<------------ fragment ------------->|
+
+A line is written in two parts, because its time is that of the commit it becomes part of, which is
+not known when it is formatted: a I{fragment} per message as it arrives, and an I{opening} per
+batch and commit that joins them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+import orjson
+from attrs import frozen
+
+from ._batch import MAX_SEQUENCE, Batch
+from ._errors import RecordError
+from ._frames import message_checksum
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "Record",
+    "client_text",
+    "format_fragments",
+    "format_line",
+    "format_time",
+    "opening",
+    "parse_line",
+    "parse_time",
+]
+
+# The longest line there can be: a body of 16 MiB, each byte a control character (\u0000), and the
+# fields around it.  What is longer without a newline is not a record.
+MAX_LINE_BYTES = 6 * 16 * 1024 * 1024 + 256
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+# What JSON lets stand raw in a string, but what ends a line or steers a terminal for some reader:
+# DEL, the C1 controls, LINE SEPARATOR and PARAGRAPH SEPARATOR, as UTF-8.
+_HARMFUL = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
+
+
+@frozen(slots=True)
+class Record:
+    """
+    One line of the log.
+
+    @ivar time: the commit's time, microseconds since 1970-01-01 UTC.
+    @ivar client: the client id, 16 bytes.
+    @ivar sequence: the client's sequence for this message.
+    @ivar checksum: the message's CRC-32C from the wire.
+    @ivar body: the exact bytes of the message.
+    """
+
+    time: int
+    client: bytes
+    sequence: int
+    checksum: int
+    body: bytes
+
+
+def format_time(microseconds: int) -> bytes:
+    """A time as a record has it, 27 ASCII characters."""
+    moment = _EPOCH + _MICROSECOND * microseconds
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0").encode()
+
+
+@lru_cache(maxsize=1)  # a commit's records follow each other
+def parse_time(text: str) -> int:
+    """
+    The microseconds since 1970 of a record's time.
+
+    @raise ValueError: it is not written as a record's time is.
+    """
+    if len(text) != 27 or text[26] != "Z" or text[10] != "T" or text[19] != ".":
+        raise ValueError(f"not a time: {text!r}")
+    moment = datetime.fromisoformat(text)
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def client_text(client: bytes) -> str:
+    """A client id as text (RFC 9562, section 4)."""
+    h = client.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+@lru_cache(maxsize=1024)
+def _parse_client(text: str) -> bytes:
+    client = bytes.fromhex(text.replace("-", ""))
+    if client_text(client) != text:
+        raise ValueError(f"client {text!r} is not a UUID in lower case")
+    return client
+
+
+def opening(time: bytes, client: bytes) -> bytes:
+    """What stands before each fragment of a client's messages in a commit of that time."""
+    return b'{"time":"%b","client":"%b","seq":' % (time, client_text(client).encode())
+
+
+def format_fragments(batch: Batch) -> list[bytes]:
+    """Each message of a batch as the rest of its line, newline included."""
+    dumps = orjson.dumps
+    try:
+        fragments = [
+            b'%d,"crc":"%08x","message":%b}\n' % (sequence, checksum, dumps(body.decode()))
+            for sequence, (checksum, body) in enumerate(
+                zip(batch.checksums, batch.bodies, strict=True), batch.first
+            )
+        ]
+    except UnicodeDecodeError:
+        fragments = [
+            b'%d,"crc":"%08x",%b}\n' % (sequence, checksum, _content(body))
+            for sequence, (checksum, body) in enumerate(
+                zip(batch.checksums, batch.bodies, strict=True), batch.first
+            )
+        ]
+    whole = b"".join(fragments)
+    # A search for each lead byte is 30 times cheaper than one for the expression.
+    if b"\x7f" in whole or b"\xc2" in whole or b"\xe2" in whole:
+        fragments = [_HARMFUL.sub(_escape, fragment) for fragment in fragments]
+    return fragments
+
+
+def _content(body: bytes) -> bytes:
+    try:
+        return b'"message":' + orjson.dumps(body.decode())
+    except UnicodeDecodeError:
+        return b'"base64":"%b"' % base64.b64encode(body)
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(match[0].decode())
+
+
+def format_line(record: Record) -> bytes:
+    """A record as its line, newline included."""
+    batch = Batch(record.client, record.sequence, [record.checksum], [record.body])
+    return opening(format_time(record.time), record.client) + format_fragments(batch)[0]
+
+
+def parse_line(line: bytes) -> Record:
+    """
+    The record that a line holds, checked against its checksum.
+
+    @param line: one line, with or without its newline.
+    @raise RecordError: it is not a record, or its checksum is not that of its content.
+    """
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError as e:
+        raise RecordError(f"not JSON: {e}") from None
+    try:
+        time, client, sequence, crc = (
+            fields["time"],
+            fields["client"],
+            fields["seq"],
+            fields["crc"],
+        )
+        if len(fields) != 5 or len(crc) != 8:
+            raise RecordError("a field is of a wrong shape, or there is one too many")
+        if "message" in fields:
+            body = fields["message"].encode()
+        else:
+            body = binascii.a2b_base64(fields["base64"], strict_mode=True)
+        if type(sequence) is not int or not 0 < sequence <= MAX_SEQUENCE:
+            raise RecordError(f"seq {sequence!r} is not between 1 and {MAX_SEQUENCE}")
+        identity = _parse_client(client)
+        checksum = int(crc, 16)
+        record = Record(parse_time(time), identity, sequence, checksum, body)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise RecordError(f"not a record: {type(e).__name__} {e}") from None
+    if message_checksum(identity, sequence, body) != checksum:
+        raise RecordError("the checksum is not that of the content")
+    return record
