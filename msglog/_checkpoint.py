@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from ._ledger import ClientState
 
@@ -98,7 +98,9 @@ class Checkpoint:
         self._db.close()
 
     def _meta(self, key: str) -> Any:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        row = self._db.execute(
+            "SELECT value FROM meta WHERE key = ?", (key,)
+        ).fetchone()
         return row and row[0]
 
     def coverage(self) -> Coverage | None:
@@ -136,7 +138,7 @@ class Checkpoint:
     def write(
         self,
         dirty: dict[bytes, ClientState],
-        coverage: Coverage,
+        coverage: Coverage | None,
         written: dict[bytes, tuple[ClientState, int]],
         *,
         durable: bool,
@@ -148,7 +150,8 @@ class Checkpoint:
 
         @param dirty: every client that changed since the last checkpoint.  Clients may go on
             while this is written: their rows are then ahead of the coverage, never behind.
-        @param coverage: what the log was when this began.
+        @param coverage: what the log was when this began; L{None} to leave it as it is, which
+            only frees memory.
         @param written: filled with what was written of each client.
         @param durable: whether the last step waits until all is on the disk.
         @raise sqlite3.Error: it could not be written; the last complete one still stands.
@@ -162,17 +165,9 @@ class Checkpoint:
                 self._write_clients(part)
                 written.update((client, (state, state.last)) for client, state in part)
                 yield
-            db.executemany(
-                "REPLACE INTO meta VALUES (?, ?)",
-                [
-                    ("version", _VERSION),
-                    ("first", coverage.first),
-                    ("offset", coverage.offset),
-                    ("time", coverage.time),
-                    ("complete", coverage.complete),
-                    ("lazy", coverage.lazy),
-                ],
-            )
+            if coverage is not None:
+                values = {"version": _VERSION, **asdict(coverage)}
+                db.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
@@ -190,7 +185,10 @@ class Checkpoint:
             rows.append((client, state.last, raw[max(4 * _BLOCK * full - start, 0) :]))
             first = _first_block(state.last, self._window)
             for block in range(max(state.saved // _BLOCK, first), full):
-                begin, end = 4 * _BLOCK * block - start, 4 * _BLOCK * (block + 1) - start
+                begin, end = (
+                    4 * _BLOCK * block - start,
+                    4 * _BLOCK * (block + 1) - start,
+                )
                 if end > 0:
                     # One that begins before what is known is kept without that part.
                     blocks.append((client, block, raw[max(begin, 0) : end]))

@@ -178,7 +178,9 @@ class FrameDecoder:
                 if sequence != following or client != run_client:
                     run_client, following = client, sequence
                     checksums, bodies, heads = [], [], []
-                    events.append(Run(Batch(client, sequence, checksums, bodies), heads))
+                    events.append(
+                        Run(Batch(client, sequence, checksums, bodies), heads)
+                    )
                 checksums.append(checksum)
                 bodies.append(data[at + FRAME_BYTES : end])
                 heads.append(data[at + 4 : at + FRAME_BYTES])
@@ -285,7 +287,9 @@ def _bad_sequence(client: bytes, sequence: int) -> Fault:
     )
 
 
-def _judge(frame: bytes, checksum: int, kind: int, client: bytes, sequence: int) -> Event:
+def _judge(
+    frame: bytes, checksum: int, kind: int, client: bytes, sequence: int
+) -> Event:
     """
     A whole frame of a good length that is not a good message.
 
@@ -319,7 +323,11 @@ def message_checksum(client: bytes, sequence: int, body: bytes) -> int:
 
 def _encode(kind: int, client: bytes, sequence: int, body: bytes) -> bytes:
     checked = _CHECKED.pack(kind, client, sequence) + body
-    return (len(checked) + 4).to_bytes(4, "big") + crc32c(checked).to_bytes(4, "big") + checked
+    return (
+        (len(checked) + 4).to_bytes(4, "big")
+        + crc32c(checked).to_bytes(4, "big")
+        + checked
+    )
 
 
 def encode_message(client: bytes, sequence: int, body: bytes) -> bytes:
@@ -345,12 +353,16 @@ def encode_acks(heads: list[bytes]) -> bytes:
     return bytes(acks)
 
 
-def encode_nack(client: bytes, sequence: int, code: int, expected: int, reason: str) -> bytes:
+def encode_nack(
+    client: bytes, sequence: int, code: int, expected: int, reason: str
+) -> bytes:
     """A NACK frame, length included."""
     return _encode(NACK, client, sequence, _NACK.pack(code, expected) + reason.encode())
 
 
-def encode_terms(client: bytes, durable: int, version: int, max_body: int, window: int) -> bytes:
+def encode_terms(
+    client: bytes, durable: int, version: int, max_body: int, window: int
+) -> bytes:
     """A TERMS frame, length included."""
     return _encode(TERMS, client, durable, _TERMS.pack(version, max_body, window))
 
@@ -411,6 +423,8 @@ def decode_answers(data: bytes) -> Iterator[tuple[Ack | Nack | Terms, int]]:
         elif kind == TERMS and len(body) == _TERMS.size:
             answer = Terms(client, sequence, *_TERMS.unpack(body))
         else:
-            raise ValueError(f"a server's frame of type {kind:#04x} with {len(body)} body bytes")
+            raise ValueError(
+                f"a server's frame of type {kind:#04x} with {len(body)} body bytes"
+            )
         at = end
         yield answer, at

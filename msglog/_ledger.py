@@ -83,6 +83,11 @@ class Ledger:
         """Whether only a checkpoint can bring the memory back under its limit."""
         return self.memory > self._memory_limit
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the memory is so far over its limit that no further client fits."""
+        return self.memory > 2 * self._memory_limit
+
     def last(self, client: bytes) -> int:
         """A client's last logged sequence.  Asking makes the ledger remember nothing."""
         return self._find(client).last
@@ -98,6 +103,10 @@ class Ledger:
             and the verdict if the commit succeeds.
         """
         state = self._find(batch.client)
+        if self.exhausted and batch.client not in self._clients:
+            return len(batch), self.refuse(
+                batch, "the ledger cannot be written and is full"
+            )
         count = len(batch.checksums)
         ahead = batch.first - state.last - 1
         if ahead == 0:
@@ -106,7 +115,9 @@ class Ledger:
         if ahead > 0:
             expected = state.last + 1
             reason = f"expected sequence {expected}"
-            return count, Verdict.refused(batch, NackCode.OUT_OF_ORDER, expected, reason)
+            return count, Verdict.refused(
+                batch, NackCode.OUT_OF_ORDER, expected, reason
+            )
         known = min(-ahead, count)
         refusals = self._compare(state, batch, known)
         if known < count:
@@ -240,4 +251,6 @@ class Ledger:
             place = len(checksums) - 1 - state.last + sequence
             if place < 0 or checksums[place] == checksum:
                 return
-        raise ReplayError(f"sequence {sequence} of a client whose next is {state.last + 1}")
+        raise ReplayError(
+            f"sequence {sequence} of a client whose next is {state.last + 1}"
+        )

@@ -16,12 +16,16 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-def _limit(default: float, unit: str, meaning: str, reason: str, minimum: float = 1) -> Any:
+def _limit(
+    default: float, unit: str, meaning: str, reason: str, minimum: float = 1
+) -> Any:
     kind = type(default)
 
     def in_range(instance: object, attribute: Attribute[Any], value: float) -> None:
         if not minimum <= value:
-            raise ValueError(f"{attribute.name} must be {minimum} {unit} or more, not {value}")
+            raise ValueError(
+                f"{attribute.name} must be {minimum} {unit} or more, not {value}"
+            )
 
     return field(
         default=default,
@@ -143,6 +147,12 @@ class Limits:
 def limits_table() -> list[tuple[str, Any, str, str, str]]:
     """Each limit: name, default, unit, meaning, reason."""
     return [
-        (f.name, f.default, f.metadata["unit"], f.metadata["meaning"], f.metadata["reason"])
+        (
+            f.name,
+            f.default,
+            f.metadata["unit"],
+            f.metadata["meaning"],
+            f.metadata["reason"],
+        )
         for f in fields(Limits)
     ]

@@ -112,7 +112,8 @@ def format_fragments(batch: Batch) -> list[bytes]:
     dumps = orjson.dumps
     try:
         fragments = [
-            b'%d,"crc":"%08x","message":%b}\n' % (sequence, checksum, dumps(body.decode()))
+            b'%d,"crc":"%08x","message":%b}\n'
+            % (sequence, checksum, dumps(body.decode()))
             for sequence, (checksum, body) in enumerate(
                 zip(batch.checksums, batch.bodies, strict=True), batch.first
             )

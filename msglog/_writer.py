@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import enum
 import errno
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -77,15 +76,13 @@ class Recovered:
     @ivar size: the log's length, bytes.
     @ivar read: how many bytes of it (and of rotated files) had to be read.
     @ivar records: how many records those held.
-    @ivar torn: how many bytes were cut off, 0 if the end was clean.
-    @ivar kept: where they were put.
+    @ivar kept: where a torn end was put; L{None} if the end was clean.
     @ivar rebuilt: whether there was no ledger to begin from.
     """
 
     size: int
     read: int
     records: int
-    torn: int
     kept: Path | None
     rebuilt: bool
 
@@ -140,6 +137,7 @@ class LogWriter:
         self._steps: Iterator[None] | None = None
         self._covered = 0  # the offset of the last checkpoint
         self._checkpointed_at = 0.0
+        self._retry_at = 0.0  # after a checkpoint that failed
         self.ledger = Ledger(self._load, limits.window, limits.ledger_memory)
 
     # --- start -----------------------------------------------------------------------------
@@ -154,11 +152,15 @@ class LogWriter:
             return self._open()
         except OSError as e:
             self._abandon()
-            raise StartError(f"cannot use {e.filename or self.path}: {e.strerror}") from e
+            raise StartError(
+                f"cannot use {e.filename or self.path}: {e.strerror}"
+            ) from e
         except sqlite3.Error as e:
             self._abandon()
             if "locked" in str(e):
-                raise LogLocked(f"{self.ledger_path} is in use by another server") from e
+                raise LogLocked(
+                    f"{self.ledger_path} is in use by another server"
+                ) from e
             raise LedgerDamaged(
                 f"cannot use {self.ledger_path}: {e}; if it is damaged, move it away and start "
                 f"again: it is made anew from the log"
@@ -191,7 +193,7 @@ class LogWriter:
                     size=self._size,
                 )
             for path in self._rotated():
-                self._replay_rotated(path, 0, progress, joining=True)
+                self._replay_rotated(path, 0, progress, joining=True, lazy=False)
         else:
             self._last_time, lazy = coverage.time, coverage.lazy
             if coverage.first == b"" or coverage.first == self._first:
@@ -199,7 +201,11 @@ class LogWriter:
                 self._check_coverage(coverage)
             elif not coverage.complete:
                 self._finish_rotated(coverage, progress)
-        torn, kept = self._replay_log(offset, progress, joining=coverage is None, lazy=lazy)
+        self._size, kept = self._replay(
+            self._fd, self.path, offset, progress, joining=coverage is None, lazy=lazy
+        )
+        if not self._size:
+            self._first = b""
         # What a killed server wrote may be readable without being on the disk, and a resend of
         # it must not be acknowledged on the page cache's word.
         self._disk.sync(self._fd)
@@ -208,7 +214,7 @@ class LogWriter:
         self._save(durable=True, complete=False)
         self._state = _State.OPEN
         return Recovered(
-            self._size, progress.read, progress.records, torn, kept, coverage is None
+            self._size, progress.read, progress.records, kept, coverage is None
         )
 
     def _open_locked(self) -> int:
@@ -225,7 +231,9 @@ class LogWriter:
 
     def _first_line(self, fd: int) -> bytes:
         """The first line of a file, if it is a record."""
-        for _, line in Lines(lambda count, at: self._disk.read(fd, min(count, 65536), at), 0):
+        for _, line in Lines(
+            lambda count, at: self._disk.read(fd, min(count, 65536), at), 0
+        ):
             try:
                 read_record(line)
             except RecordError:
@@ -267,7 +275,9 @@ class LogWriter:
         """Files beside the log that were rotated away from it, oldest first."""
         found = []
         for path in self.path.parent.glob(f"{_escape_glob(self.path.name)}?*"):
-            if path.name.startswith((f"{self.path.name}.ledger", f"{self.path.name}.torn-")):
+            if path.name.startswith(
+                (f"{self.path.name}.ledger", f"{self.path.name}.torn-")
+            ):
                 continue
             with path.open("rb") as file:
                 line = file.readline(MAX_LINE_BYTES)
@@ -275,7 +285,9 @@ class LogWriter:
                 record = read_record(line)
             except RecordError:
                 if path.suffix in {".gz", ".xz", ".bz2", ".zst"}:
-                    self._log.warn("{path} is compressed and was not read", path=str(path))
+                    self._log.warn(
+                        "{path} is compressed and was not read", path=str(path)
+                    )
                 continue
             found.append((record.time, path))
         return [path for _, path in sorted(found)]
@@ -286,7 +298,9 @@ class LogWriter:
             with path.open("rb") as file:
                 if file.readline(MAX_LINE_BYTES) != coverage.first:
                     continue
-            self._replay_rotated(path, coverage.offset, progress, joining=False)
+            self._replay_rotated(
+                path, coverage.offset, progress, joining=False, lazy=coverage.lazy
+            )
             return
         raise LedgerDamaged(
             f"the server was killed before its ledger had all of the log, and that log is neither "
@@ -296,67 +310,75 @@ class LogWriter:
         )
 
     def _replay_rotated(
-        self, path: Path, offset: int, progress: _Progress, *, joining: bool
+        self, path: Path, offset: int, progress: _Progress, *, joining: bool, lazy: bool
     ) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = self._disk.open(path)
         try:
-            for at, line in Lines(lambda count, at: self._disk.read(fd, count, at), offset):
-                self._replay_line(path, at, line, progress, joining)
-        except RecordError as e:
-            raise LogDamaged(f"{path} is damaged: {e}. Nothing was changed") from None
+            self._replay(fd, path, offset, progress, joining=joining, lazy=lazy)
         finally:
-            os.close(fd)
+            self._disk.close(fd)
 
-    def _replay_log(
-        self, offset: int, progress: _Progress, *, joining: bool, lazy: bool
+    def _replay(
+        self,
+        fd: int,
+        path: Path,
+        offset: int,
+        progress: _Progress,
+        *,
+        joining: bool,
+        lazy: bool,
     ) -> tuple[int, Path | None]:
-        """Read the log from an offset on; cut and keep a torn end."""
+        """
+        Bring the ledger up to date from a file's offset on; keep aside and cut off a torn end.
+
+        @param lazy: whether more than one commit may have been in flight.
+        @return: the file's length then, and where its torn end was put, if it had one.
+        """
 
         def read(count: int, at: int) -> bytes:
-            return self._disk.read(self._fd, count, at)
+            return self._disk.read(fd, count, at)
 
-        self._covered = offset
+        good = offset
         for at, line in Lines(read, offset):
             try:
-                self._replay_line(self.path, at, line, progress, joining)
+                self._replay_line(path, at, line, progress, joining)
             except RecordError as e:
                 damage = Damage(at, line, e.reason)
                 break
-            self._covered = at + len(line)
+            good = at + len(line)
         else:
-            return 0, None
-        why_not = (
-            None
-            if lazy  # more than one commit was in flight
-            else judge_damage(damage, self._last_time, Lines(read, at + len(line)))
-        )
-        if why_not is not None:
+            return good, None
+        why_not = judge_damage(damage, self._last_time, Lines(read, at + len(line)))
+        if why_not is not None and not lazy:
             raise LogDamaged(
-                f"{self.path} is damaged at byte {damage.offset} ({damage.reason}), and {why_not}: "
-                f"this is not the torn end of a crash but damage to acknowledged messages. Nothing "
-                f"was changed. Restore the log from a copy, or move it and its ledger away"
+                f"{path} is damaged at byte {good} ({damage.reason}), and {why_not}: this is not "
+                f"the torn end of a crash but damage to acknowledged messages. Nothing was "
+                f"changed. Restore the log from a copy, or move it and its ledger away"
             )
-        torn = self._size - damage.offset
-        kept = self._keep_torn(damage.offset)
-        self._disk.cut(self._fd, damage.offset)
-        self._size = damage.offset
-        if damage.offset == 0:
-            self._first = b""
+        torn = self._disk.size(fd) - good
+        kept = self._keep_torn(fd, path, good)
+        self._disk.cut(fd, good)
+        self._disk.sync(fd)
         self._log.warn(
             "cut off {torn} bytes that a crash tore at the end of {log}, at byte {offset} "
-            "({reason}); they were never acknowledged, and are kept in {kept}",
+            "({reason}); {promise}, and are kept in {kept}",
             torn=torn,
-            log=str(self.path),
-            offset=damage.offset,
+            log=str(path),
+            offset=good,
             reason=damage.reason,
+            promise=(
+                "with --sync SECONDS some of them may have been acknowledged"
+                if lazy
+                else "they were never acknowledged"
+            ),
             kept=str(kept),
         )
-        return torn, kept
+        return good, kept
 
-    def _keep_torn(self, offset: int) -> Path:
+    def _keep_torn(self, fd: int, path: Path, offset: int) -> Path:
         stamp = format_time(int(self._clock() * 1e6)).decode().replace(":", "")
-        kept = self.path.with_name(f"{self.path.name}.torn-{stamp}")
-        while chunk := self._disk.read(self._fd, 1 << 22, offset):
+        kept = path.with_name(f"{path.name}.torn-{stamp}")
+        while chunk := self._disk.read(fd, 1 << 22, offset):
             self._disk.keep(kept, chunk)
             offset += len(chunk)
         self._disk.sync_folder(self.path.parent)
@@ -382,11 +404,7 @@ class LogWriter:
         progress.count(len(line), path)
         if self.ledger.overfull and len(self.ledger.dirty) > len(self.ledger) // 2:
             # Only rows, no coverage: a start that is cut short begins again from the same place.
-            assert self._checkpoint is not None
-            coverage = self._checkpoint.coverage()
-            self._drain(
-                self._steps_of(coverage or Coverage(b"", 0, 0, False, False), durable=False)
-            )
+            self._drain(self._steps_of(None, durable=False))
 
     # --- commits ---------------------------------------------------------------------------
 
@@ -400,39 +418,50 @@ class LogWriter:
         """
         if self._state is not _State.OPEN:
             raise StoreFailed("the log is closed")
+        try:
+            results = self._commit(entries)
+            for index, entry in enumerate(entries):
+                if isinstance(entry, Asking):
+                    results[index] = self.ledger.last(entry.client)
+        except sqlite3.Error as e:
+            raise self._fail(
+                f"the ledger {self.ledger_path} cannot be read: {e}"
+            ) from e
+        self._advance_checkpoint()
+        return results
+
+    def _commit(self, entries: Sequence[Appending | Asking]) -> list[Verdict | int]:
         ledger = self.ledger
         moment = max(int(self._clock() * 1e6), self._last_time + 1)
         stamp = format_time(moment)
         parts: list[bytes] = []
         results: list[Verdict | int] = []
-        try:
-            for entry in entries:
-                if isinstance(entry, Asking):
-                    results.append(0)
-                    continue
-                batch = entry.batch
-                start, verdict = ledger.admit(batch)
-                results.append(verdict)
-                if start < len(batch.checksums):
-                    prefix = opening(stamp, batch.client)
-                    parts.append(prefix)
-                    parts.append(prefix.join(entry.fragments[start:] if start else entry.fragments))
-            if parts:
-                self._write(b"".join(parts))
-                self._last_time = moment
-                ledger.settle()
-        except _NoRoom as e:
-            ledger.roll_back()
-            results = [
-                ledger.refuse(entry.batch, str(e)) if isinstance(entry, Appending) else 0
-                for entry in entries
-            ]
-        except sqlite3.Error as e:
-            raise self._fail(f"the ledger {self.ledger_path} cannot be read: {e}") from e
-        for index, entry in enumerate(entries):
+        for entry in entries:
             if isinstance(entry, Asking):
-                results[index] = ledger.last(entry.client)
-        self._advance_checkpoint()
+                results.append(0)  # asked when the commit is through
+                continue
+            batch = entry.batch
+            start, verdict = ledger.admit(batch)
+            results.append(verdict)
+            if start < len(batch.checksums):
+                prefix = opening(stamp, batch.client)
+                parts.append(prefix)
+                parts.append(
+                    prefix.join(entry.fragments[start:] if start else entry.fragments)
+                )
+        if parts:
+            try:
+                self._write(b"".join(parts))
+            except _NoRoom as e:
+                ledger.roll_back()
+                return [
+                    ledger.refuse(entry.batch, str(e))
+                    if isinstance(entry, Appending)
+                    else 0
+                    for entry in entries
+                ]
+            self._last_time = moment
+            ledger.settle()
         return results
 
     def _write(self, data: bytes) -> None:
@@ -516,7 +545,9 @@ class LogWriter:
         try:
             self._save(durable=True, complete=True)
         except sqlite3.Error as e:
-            raise _NoRoom(f"cannot bring the ledger up to date for a new log file: {e}") from e
+            raise _NoRoom(
+                f"cannot bring the ledger up to date for a new log file: {e}"
+            ) from e
         try:
             fd = self._open_locked()
         except LogLocked as e:
@@ -546,7 +577,9 @@ class LogWriter:
         ledger, now = self.ledger, self._monotonic()
         if self._steps is None:
             waited = now - self._checkpointed_at
-            if not ledger.dirty or not (
+            if not ledger.dirty or now < self._retry_at:
+                return
+            if not (
                 ledger.overfull
                 or self._size - self._covered >= self._limits.checkpoint_bytes
                 or waited >= self._limits.checkpoint_seconds
@@ -564,6 +597,7 @@ class LogWriter:
                 self._steps = None
         except sqlite3.Error as e:
             self._steps = None
+            self._retry_at = now + self._limits.checkpoint_seconds
             self._log.error(
                 "the ledger {ledger} could not be brought up to date: {error}; it is tried again "
                 "in {seconds} s, and until then a start reads more of the log",
@@ -573,14 +607,17 @@ class LogWriter:
             )
 
     def _coverage(self, *, complete: bool) -> Coverage:
-        return Coverage(self._first, self._size, self._last_time, complete, bool(self._lazy))
+        return Coverage(
+            self._first, self._size, self._last_time, complete, bool(self._lazy)
+        )
 
-    def _steps_of(self, coverage: Coverage, *, durable: bool) -> Iterator[None]:
+    def _steps_of(self, coverage: Coverage | None, *, durable: bool) -> Iterator[None]:
         assert self._checkpoint is not None
         written: dict[bytes, tuple[ClientState, int]] = {}
         dirty = dict(self.ledger.dirty)
         yield from self._checkpoint.write(dirty, coverage, written, durable=durable)
-        self._covered = coverage.offset
+        if coverage is not None:
+            self._covered = coverage.offset
         self.ledger.saved(written)
 
     def _drain(self, steps: Iterator[None]) -> None:

@@ -3,5 +3,8 @@
 from twisted.application.service import ServiceMaker
 
 msglog = ServiceMaker(
-    "msglog", "msglog.tap", "A message log whose ACK means: on disk, exactly once, in order", "msglog"
+    "msglog",
+    "msglog.tap",
+    "A message log whose ACK means: on disk, exactly once, in order",
+    "msglog",
 )

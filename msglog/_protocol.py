@@ -1,0 +1,648 @@
+"""
+The server's side of a connection: frames in, batches to the store, answers out in order.
+
+A connection's states::
+
+    OPEN ──────> ENDING ──────> LINGERING ──────> LOST
+      └─────────────┴──────────────────────────────^
+
+OPEN       messages are taken.
+ENDING     nothing more is taken: the peer has half-closed, or sent what is no frame, or was idle
+           for too long, or the server stops (then what still arrives is told UNAVAILABLE).  What
+           was taken before is still answered.
+LINGERING  every answer is written and our half of the connection is closed.  What arrives is
+           dropped, until the peer closes its half or C{LINGER_SECONDS} are over.  (To close
+           a socket with bytes unread resets it, which can cost the peer the last answers.)
+LOST       over.  What is still in the store will be judged and the answer dropped; the client
+           asks for it again on its next connection.
+
+Reading stops, and nothing is dropped, while there is a reason to hold: too much unanswered on this
+connection, too many answers that the peer has not read, or too much undurable in the whole server.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define
+from twisted.internet import tcp
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IPullProducer,
+    IReactorTime,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.protocols.basic import Int32StringReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ._batch import STORED, NackCode, Refusal, Verdict
+from ._frames import (
+    PROTOCOL_VERSION,
+    Enquiry,
+    Event,
+    Fault,
+    FrameDecoder,
+    Run,
+    encode_acks,
+    encode_nack,
+    encode_terms,
+)
+from ._limits import Limits
+from .interfaces import IStore
+
+__all__ = ["MessageLogFactory", "MessageLogProtocol"]
+
+# How long a connection that we ended waits for its peer to end it too.
+LINGER_SECONDS = 2.0
+
+# Answers handed to a transport at a time: when they are gone, the peer is reading.
+_CHUNK_BYTES = 64 * 1024
+
+# What holding a message costs besides twice its body (as a body and in a line of the log): its
+# header, checksum, formatted fields and places in lists, on CPython 3.11.
+_MESSAGE_COST = 256
+
+_NOBODY = bytes(16)
+
+
+class _State(enum.Enum):
+    OPEN = enum.auto()
+    ENDING = enum.auto()
+    LINGERING = enum.auto()
+    LOST = enum.auto()
+
+
+class _Hold(enum.IntFlag):
+    """Why a connection is not read."""
+
+    UNANSWERED = 1
+    UNREAD = 2
+    UNDURABLE = 4
+
+
+@define(slots=True, eq=False)
+class _Owed:
+    """
+    An answer that this connection owes its peer.
+
+    @ivar answer: its frames, once they are known.
+    @ivar cost: what it holds in memory, bytes.
+    """
+
+    answer: bytes | None
+    cost: int
+
+
+@implementer(IPullProducer)
+class _Answers:
+    """
+    Writes answers, and knows whether the peer reads them.
+
+    Twisted's C{transport.write} waits for the next turn of the reactor and costs two calls of
+    epoll_ctl, which for one small answer is most of its price.  So while nothing is waiting to be
+    written, answers go straight to the socket, and only what it does not take goes to the
+    transport.  (Measured with 1,000 connections of one message at a time: see docs/design.md.)
+
+    @ivar unread: bytes that were neither taken by the socket nor dropped.
+    @ivar since: when the transport last took some.
+    """
+
+    __slots__ = (
+        "_direct",
+        "_handed",
+        "_queue",
+        "_seconds",
+        "_transport",
+        "drained",
+        "since",
+        "unread",
+    )
+
+    def __init__(
+        self, transport: Any, seconds: Callable[[], float], drained: Callable[[], None]
+    ) -> None:
+        self._transport = transport
+        self._seconds = seconds
+        self.drained = drained
+        self._queue: list[bytes] = []
+        self._handed = 0
+        self.unread = 0
+        self.since = 0.0
+        # Only for a plain socket: a wrapper such as TLS must see every byte.
+        self._direct = isinstance(transport, tcp.Connection) and not transport.TLS
+        transport.registerProducer(self, False)
+
+    def send(self, data: bytes) -> None:
+        if not self.unread:
+            if self._direct:
+                sent = self._transport.writeSomeData(data)
+                if sent == len(data):
+                    return
+                # If the connection is lost, the transport will find out by itself.
+                if isinstance(sent, int) and sent > 0:
+                    data = data[sent:]
+            self.since = self._seconds()
+        self.unread += len(data)
+        self._queue.append(data)
+        if not self._handed:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        data = b"".join(self._queue)
+        self._queue = [data[_CHUNK_BYTES:]] if len(data) > _CHUNK_BYTES else []
+        data = data[:_CHUNK_BYTES]
+        self._handed = len(data)
+        self._transport.write(data)
+
+    def resumeProducing(self) -> None:
+        """The transport has written what it had."""
+        self.unread -= self._handed
+        self._handed = 0
+        if self._queue:
+            self.since = self._seconds()
+            self._hand_over()
+        self.drained()
+
+    def stopProducing(self) -> None:
+        """The connection is lost."""
+        self._queue = []
+
+    def finish(self) -> None:
+        """Let the transport close when it has written what it has."""
+        self._transport.unregisterProducer()
+
+
+@implementer(IHalfCloseableProtocol)
+class MessageLogProtocol(Int32StringReceiver):
+    """
+    One connection.
+
+    Its strings are parsed by a L{FrameDecoder} and not one by one: the messages of one read become
+    few batches, and a string that is too long is dropped as it arrives.
+    """
+
+    factory: MessageLogFactory
+    transport: Any
+
+    def connectionMade(self) -> None:
+        """Begin, unless there are too many connections."""
+        factory, transport = self.factory, self.transport
+        self._state = _State.OPEN
+        self._peer_done = False
+        self._held = 0
+        self._owed: deque[_Owed] = deque()
+        self._unanswered = 0
+        self._flushing = False
+        self._partial_since: float | None = None
+        self._heard = factory.seconds()
+        if (
+            len(factory.connections) >= factory.limits.max_connections
+            or factory.stopping
+        ):
+            reason = "shutting down" if factory.stopping else "too many connections"
+            transport.write(encode_nack(_NOBODY, 0, NackCode.UNAVAILABLE, 0, reason))
+            transport.loseConnection()
+            self._state = _State.LOST
+            factory.turned_away()
+            return
+        factory.connections.add(self)
+        self._decoder = FrameDecoder(factory.limits.max_message_bytes)
+        self._answers = _Answers(transport, factory.seconds, self._drained)
+        factory.tune(transport)
+        if factory.holding:
+            self._hold(_Hold.UNDURABLE)
+
+    # --- in --------------------------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what one read brought."""
+        if self._state is _State.LINGERING or self._state is _State.LOST:
+            return
+        factory = self.factory
+        decoder = self._decoder
+        events = decoder.feed(data)
+        if data:
+            self._heard = factory.seconds()
+        if not decoder.partial:
+            self._partial_since = None
+        elif events or self._partial_since is None:
+            self._partial_since = self._heard
+        if not events:
+            return
+        for event in events:
+            if type(event) is Run:
+                self._take(event)
+            else:
+                self._answer_rare(event)
+        if self._unanswered > factory.limits.max_unanswered_bytes:
+            self._hold(_Hold.UNANSWERED)
+        factory.check_undurable()
+
+    def _take(self, run: Run) -> None:
+        batch, heads, factory = run.batch, run.heads, self.factory
+        owed = self._owe(_MESSAGE_COST * len(heads) + 2 * sum(map(len, batch.bodies)))
+        if self._state is not _State.OPEN:
+            self._refuse(owed, run, NackCode.UNAVAILABLE, "shutting down")
+        elif factory.permits is not None and not factory.permits(
+            batch.client, self.transport
+        ):
+            self._refuse(
+                owed, run, NackCode.FORBIDDEN, "not a client id for this connection"
+            )
+        else:
+            verdict = factory.store.append(batch)
+            verdict.addCallbacks(
+                self._judged,
+                self._broken,
+                callbackArgs=(run, owed),
+                errbackArgs=(run, owed),
+            )
+
+    def _answer_rare(self, event: Event) -> None:
+        owed = self._owe(_MESSAGE_COST)
+        if isinstance(event, Enquiry):
+            client, limits, store = (
+                event.client,
+                self.factory.limits,
+                self.factory.store,
+            )
+
+            def terms(last: int) -> None:
+                version = min(event.version, PROTOCOL_VERSION)
+                self._settle(
+                    owed,
+                    encode_terms(
+                        client, last, version, limits.max_message_bytes, store.window
+                    ),
+                )
+
+            store.last(client).addCallback(terms).addErrback(self._store_broke)
+        elif isinstance(event, Fault):
+            answer = encode_nack(
+                event.client, event.sequence, event.code, 0, event.reason
+            )
+            self._settle(owed, answer)
+            if event.code is NackCode.MALFORMED:
+                self.factory.malformed(self, event)
+                self.end()
+
+    def _owe(self, cost: int) -> _Owed:
+        owed = _Owed(None, cost)
+        self._owed.append(owed)
+        self._unanswered += cost
+        self.factory.undurable += cost
+        return owed
+
+    # --- answers ---------------------------------------------------------------------------
+
+    def _judged(self, verdict: Verdict, run: Run, owed: _Owed) -> None:
+        if verdict is STORED:
+            self._settle(owed, encode_acks(run.heads))
+        else:
+            self._settle(owed, _encode_verdict(run, verdict.refusals))
+
+    def _broken(self, failure: Failure, run: Run, owed: _Owed) -> None:
+        """A store never fails; one that does is a defect, and nothing is known of the batch."""
+        self._store_broke(failure)
+        self._refuse(owed, run, NackCode.NOT_STORED, "the store failed")
+
+    def _store_broke(self, failure: Failure) -> None:
+        self.factory.log.failure("the store did not judge what it was given", failure)
+
+    def _refuse(self, owed: _Owed, run: Run, code: NackCode, reason: str) -> None:
+        verdict = Verdict.refused(run.batch, code, 0, reason)
+        self._settle(owed, _encode_verdict(run, verdict.refusals))
+
+    def _settle(self, owed: _Owed, answer: bytes) -> None:
+        owed.answer = answer
+        if not self._flushing:
+            self._flushing = True
+            self.factory.flush_soon(self)
+
+    def flush(self) -> None:
+        """Send the answers that are known, up to the first that is not."""
+        self._flushing = False
+        ready = []
+        owed = self._owed
+        freed = 0
+        while owed and owed[0].answer is not None:
+            first = owed.popleft()
+            freed += first.cost
+            ready.append(first.answer)
+        self._unanswered -= freed
+        self.factory.undurable -= freed
+        if self._state is _State.LOST or self._state is _State.LINGERING:
+            return
+        limits = self.factory.limits
+        if ready:
+            self._answers.send(b"".join(ready) if len(ready) > 1 else ready[0])  # type: ignore[arg-type]
+            if self._answers.unread > limits.max_unread_bytes:
+                self._hold(_Hold.UNREAD)
+        if (
+            self._held & _Hold.UNANSWERED
+            and self._unanswered <= limits.max_unanswered_bytes // 2
+        ):
+            self.release(_Hold.UNANSWERED)
+        if self._state is _State.ENDING:
+            self._finish()
+
+    def _drained(self) -> None:
+        """The transport has taken answers that it could not take before."""
+        if (
+            self._held & _Hold.UNREAD
+            and self._answers.unread <= self.factory.limits.max_unread_bytes // 2
+        ):
+            self.release(_Hold.UNREAD)
+        if self._state is _State.ENDING:
+            self._finish()
+
+    # --- holding ---------------------------------------------------------------------------
+
+    def _hold(self, reason: _Hold) -> None:
+        if not self._held and self._state is _State.OPEN:
+            self.pauseProducing()
+        self._held |= reason
+
+    def release(self, reason: _Hold) -> None:
+        """A reason not to read is gone."""
+        if not self._held & reason:
+            return
+        self._held &= ~reason
+        if not self._held and self._state is _State.OPEN:
+            self._partial_since = None
+            self.resumeProducing()
+
+    # --- the end ---------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Take nothing more; close when everything is answered."""
+        if self._state is not _State.OPEN:
+            return
+        if self._held and not self._peer_done:
+            # What comes is cheap from now on, and has to be read for the answers to arrive.
+            self.resumeProducing()
+        self._state = _State.ENDING
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._owed or self._answers.unread:
+            return
+        self._answers.finish()
+        if self._peer_done or not isinstance(self.transport, tcp.Connection):
+            self._state = _State.LOST
+            self.transport.loseConnection()
+        else:
+            self._state = _State.LINGERING
+            self._heard = self.factory.seconds()
+            self.transport.loseWriteConnection()
+
+    def readConnectionLost(self) -> None:
+        """The peer has half-closed: it has no more messages, and waits for its answers."""
+        self._peer_done = True
+        if self._state is _State.LINGERING:
+            self._state = _State.LOST
+            self.transport.loseConnection()
+        else:
+            self.end()
+
+    def writeConnectionLost(self) -> None:
+        """Our own half is closed."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget the connection; what is in the store stays there."""
+        self._state = _State.LOST
+        self.factory.connections.discard(self)
+        self.factory.connection_ended()
+
+    def check(self, now: float) -> None:
+        """Do what is due by time."""
+        limits = self.factory.limits
+        if self._state is _State.LINGERING:
+            if now - self._heard >= LINGER_SECONDS:
+                self.transport.abortConnection()
+        elif self._answers.unread:
+            if now - self._answers.since >= limits.unread_seconds:
+                self._abort("does not read its answers", limits.unread_seconds)
+        elif self._owed or self._held or self._state is not _State.OPEN:
+            pass  # it waits for us
+        elif self._partial_since is not None:
+            if now - self._partial_since >= limits.frame_seconds:
+                self._abort("stopped in the middle of a frame", limits.frame_seconds)
+        elif limits.idle_seconds and now - self._heard >= limits.idle_seconds:
+            self.end()
+
+    def _abort(self, why: str, seconds: float) -> None:
+        self.factory.log.info(
+            "aborting the connection of {peer}: it {why} ({seconds} s)",
+            peer=str(self.transport.getPeer()),
+            why=why,
+            seconds=seconds,
+        )
+        self.transport.abortConnection()
+
+
+def _encode_verdict(run: Run, refusals: Any) -> bytes:
+    """The answers to a batch of which something was refused."""
+    batch, at = run.batch, 0
+    answers = []
+    refusal: Refusal
+    for refusal in refusals:
+        if refusal.start > at:
+            answers.append(encode_acks(run.heads[at : refusal.start]))
+        for index in range(refusal.start, refusal.stop):
+            answers.append(
+                encode_nack(
+                    batch.client,
+                    batch.first + index,
+                    refusal.code,
+                    refusal.expected,
+                    refusal.reason,
+                )
+            )
+        at = refusal.stop
+    if at < len(run.heads):
+        answers.append(encode_acks(run.heads[at:]))
+    return b"".join(answers)
+
+
+class MessageLogFactory(Factory):
+    """
+    Makes a L{MessageLogProtocol} for each connection, and bounds what all of them hold.
+
+    Listen with it on any stream endpoint.
+
+    @param reactor: for time.
+    @param store: an L{IStore} that is started before the first connection, and stopped after
+        L{stop} has fired.
+    @param limits: see L{Limits}.
+    @param permits: whether a client id (16 bytes) may be written on a connection (its transport);
+        all may if there is none.  Called once for each batch, so it must be quick.
+    """
+
+    protocol = MessageLogProtocol
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        store: IStore,
+        limits: Limits | None = None,
+        permits: Callable[[bytes, ITransport], bool] | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self.seconds = reactor.seconds
+        self.store = store
+        self.limits = limits or Limits()
+        self.permits = permits
+        self.connections: set[MessageLogProtocol] = set()
+        self.undurable = 0  # bytes, as the connections count them
+        self.holding = False
+        self.stopping = False
+        self._stopped: Deferred[None] | None = None
+        self._to_flush: list[MessageLogProtocol] = []
+        self._turned_away = 0
+        self._malformed = 0
+        self._sweep = LoopingCall(self._check)
+        self._sweep.clock = reactor
+
+    noisy = False  # no line of the log for each port
+
+    def startFactory(self) -> None:
+        """Begin to watch the connections' deadlines."""
+        limits = self.limits
+        shortest = min(limits.unread_seconds, limits.frame_seconds, LINGER_SECONDS)
+        # Often enough to be at most a quarter late: 10,000 connections take 3 ms a round.
+        self._sweep.start(shortest / 4, now=False)
+
+    def stopFactory(self) -> None:
+        """The last port is closed; connections may go on."""
+
+    def buildProtocol(self, addr: IAddress | None) -> MessageLogProtocol:
+        """A protocol for a new connection."""
+        if not self._sweep.running:
+            self.startFactory()
+        protocol = super().buildProtocol(addr)  # type: ignore[arg-type]
+        assert isinstance(protocol, MessageLogProtocol)
+        return protocol
+
+    def tune(self, transport: Any) -> None:
+        """Set a connection's TCP options, where it has any."""
+        handle = getattr(transport, "getHandle", None)
+        if not isinstance(transport, tcp.Connection) or handle is None:
+            return
+        sock = handle()
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        seconds = self.limits.keepalive_seconds
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(seconds // 4, 1))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+        timeout = 1000 * self.limits.user_timeout_seconds
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
+
+    def flush_soon(self, connection: MessageLogProtocol) -> None:
+        """Have a connection flush once, after everything that becomes known in this turn."""
+        if not self._to_flush:
+            self._reactor.callLater(0, self._flush)
+        self._to_flush.append(connection)
+
+    def _flush(self) -> None:
+        flushing, self._to_flush = self._to_flush, []
+        for connection in flushing:
+            connection.flush()
+        if self.holding and self.undurable <= self.limits.max_undurable_bytes // 2:
+            self.holding = False
+            for connection in list(self.connections):
+                connection.release(_Hold.UNDURABLE)
+
+    def check_undurable(self) -> None:
+        """Stop reading everywhere if too much is undurable."""
+        if not self.holding and self.undurable > self.limits.max_undurable_bytes:
+            self.holding = True
+            for connection in self.connections:
+                connection._hold(_Hold.UNDURABLE)
+
+    def turned_away(self) -> None:
+        """Count a connection that was one too many."""
+        self._turned_away += 1
+
+    def malformed(self, connection: MessageLogProtocol, fault: Fault) -> None:
+        """Count a connection that sent what is no frame; say so of the first in a while."""
+        if not self._malformed:
+            self.log.warn(
+                "{peer} sent what is no frame of msglog's protocol: {reason}",
+                peer=str(connection.transport.getPeer()),
+                reason=fault.reason,
+            )
+        self._malformed += 1
+
+    def _check(self) -> None:
+        now = self.seconds()
+        for connection in list(self.connections):
+            connection.check(now)
+        # Said here, once a round: not a line for each connection that an attacker opens.
+        if self._turned_away:
+            self.log.warn(
+                "turned away {count} connections: {limit} are open, which is --max-connections",
+                count=self._turned_away,
+                limit=self.limits.max_connections,
+            )
+        if self._malformed > 1:
+            self.log.warn(
+                "{count} more connections sent what is no frame",
+                count=self._malformed - 1,
+            )
+        self._turned_away = self._malformed = 0
+
+    def stop(self) -> Deferred[None]:
+        """
+        Answer what has arrived, tell what still arrives UNAVAILABLE, and close.
+
+        Stop listening first, and stop the store after.
+
+        @return: fires when the last connection is gone, after C{stop_seconds} at the latest.
+        """
+        self.stopping = True
+        done: Deferred[None] = Deferred()
+        self._stopped = done
+        deadline = self._reactor.callLater(self.limits.stop_seconds, self._abort_all)
+        for connection in list(self.connections):
+            connection.end()
+
+        def stopped(result: None) -> None:
+            if deadline.active():
+                deadline.cancel()
+            if self._sweep.running:
+                self._sweep.stop()
+
+        done.addCallback(stopped)
+        self.connection_ended()
+        return done
+
+    def _abort_all(self) -> None:
+        self.log.warn(
+            "{count} connections did not end in time and are aborted",
+            count=len(self.connections),
+        )
+        for connection in list(self.connections):
+            connection.transport.abortConnection()
+        self.connections.clear()
+        self.connection_ended()
+
+    def connection_ended(self) -> None:
+        """See whether the last connection is gone."""
+        if self._stopped is not None and not self.connections:
+            stopped, self._stopped = self._stopped, None
+            stopped.callback(None)

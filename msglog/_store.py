@@ -1,0 +1,315 @@
+"""
+The embedded store: a L{LogWriter} in a thread of its own, fed by group commit.
+
+While one commit is in the writer's thread, everything that arrives gathers for the next one.  One
+commit is one hand-over, one write, one fdatasync and one wake-up of the reactor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol
+
+from attrs import define
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ._batch import Batch, NackCode, Verdict
+from ._errors import StoreFailed
+from ._limits import Limits
+from ._records import format_fragments
+from ._writer import Appending, Asking, LogWriter, Recovered
+from .interfaces import IStore
+
+__all__ = ["FileStore", "WorkThread"]
+
+# How often the writer is asked whether something is due while there are no commits.
+_TICK_SECONDS = 1.0
+
+Work = Callable[[], Any]
+Done = Callable[[Any], None]
+
+
+class IWorker(Protocol):
+    """Does one piece of work after the other, somewhere."""
+
+    def do(self, work: Work, done: Done) -> None:
+        """Do work, then call C{done} in the reactor's thread with its result or L{Failure}."""
+
+    def stop(self) -> None:
+        """Do no more work after what was handed over."""
+
+
+class WorkThread:
+    """A thread that does one piece of work after the other."""
+
+    def __init__(self, reactor: IReactorFromThreads) -> None:
+        self._reactor = reactor
+        self._queue: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name="msglog writer", daemon=True)
+        self._thread.start()
+
+    def do(self, work: Work, done: Done) -> None:
+        """See L{IWorker}."""
+        self._queue.put((work, done))
+
+    def stop(self) -> None:
+        """See L{IWorker}; returns when the thread has ended."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            work, done = item
+            try:
+                result = work()
+            except BaseException:
+                result = Failure()
+            self._reactor.callFromThread(done, result)
+
+
+@define(slots=True, eq=False)
+class _Waiting:
+    entry: Appending | Asking
+    size: int
+    verdict: Deferred[Any]
+
+
+@implementer(IStore)
+class FileStore(Service):
+    """
+    One log file and its ledger (docs/log-format.md), as a service.
+
+    C{startService} locks and recovers the log before it returns, so nothing that fails there fails
+    later.  C{stopService} commits and answers what was appended, syncs, and lets the log go.
+
+    @param reactor: for time, and for getting back from the writer's thread.
+    @param path: the log file.
+    @param limits: see L{Limits}.
+    @param sync: 0 to answer only what is on the disk; otherwise the number of seconds within which
+        what was answered reaches it.  A power cut then loses up to that many seconds of
+        acknowledged messages; a crash of the process loses none.
+    @param on_failure: called once with the reason when the disk failed in a way after which
+        nothing more can be promised.  Everything is refused from then on; end the process, so that
+        its supervisor restarts it into recovery.
+    """
+
+    name = "msglog-store"
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        path: Path | str,
+        limits: Limits | None = None,
+        sync: float = 0.0,
+        on_failure: Callable[[StoreFailed], None] | None = None,
+        *,
+        writer: LogWriter | None = None,
+        worker: Callable[[IReactorFromThreads], IWorker] = WorkThread,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._reactor: IReactorTime = reactor
+        self._writer = writer or LogWriter(Path(path), self._limits, sync)
+        self._make_worker = worker
+        self._worker: IWorker | None = None
+        self._on_failure = on_failure
+        self._waiting: list[_Waiting] = []
+        self._writing: list[_Waiting] = []
+        self._busy = False
+        self._scheduled = False
+        self._reopening = False
+        self._stopped: Deferred[None] | None = None
+        self._ticks = LoopingCall(self._tick)
+        self._ticks.clock = self._reactor
+        self.failed: StoreFailed | None = None
+        self.window = self._limits.window
+
+    # --- IStore ----------------------------------------------------------------------------
+
+    def append(self, batch: Batch) -> Deferred[Verdict]:
+        """See L{IStore.append}."""
+        refused = self._refusal()
+        if refused is not None:
+            return succeed(Verdict.refused(batch, *refused))
+        size = sum(map(len, batch.bodies))
+        return self._wait(Appending(batch, format_fragments(batch)), size)
+
+    def last(self, client: bytes) -> Deferred[int]:
+        """See L{IStore.last}."""
+        if self._refusal() is not None:
+            return succeed(0)
+        return self._wait(Asking(client), 0)
+
+    def _refusal(self) -> tuple[NackCode, int, str] | None:
+        if self.failed is not None:
+            return NackCode.NOT_STORED, 0, "the log has failed and waits for a restart"
+        if self._worker is None or self._stopped is not None:
+            return NackCode.UNAVAILABLE, 0, "the log is closed"
+        return None
+
+    def _wait(self, entry: Appending | Asking, size: int) -> Deferred[Any]:
+        verdict: Deferred[Any] = Deferred()
+        self._waiting.append(_Waiting(entry, size, verdict))
+        if not self._busy and not self._scheduled:
+            # At the end of this turn of the reactor, with what else arrives in it.
+            self._scheduled = True
+            self._reactor.callLater(0, self._start)
+        return verdict
+
+    # --- group commit ----------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._scheduled = False
+        if not self._busy:
+            self._next()
+
+    def _next(self) -> None:
+        """Hand the writer what there is to do, if anything; it must be idle."""
+        if self._worker is None:
+            return
+        if self._reopening and self.failed is None:
+            self._reopening = False
+            self._hand_over(self._writer.reopen, self._reopened)
+        elif self._waiting:
+            waiting = self._waiting
+            taken = size = 0
+            for one in waiting:
+                taken += 1
+                size += one.size
+                if size >= self._limits.max_commit_bytes:
+                    break
+            self._writing, self._waiting = waiting[:taken], waiting[taken:]
+            entries = [one.entry for one in self._writing]
+            self._hand_over(lambda: self._writer.commit(entries), self._committed)
+        elif self._stopped is not None:
+            self._hand_over(self._writer.close, self._closed)
+
+    def _hand_over(self, work: Work, done: Done) -> None:
+        assert self._worker is not None
+        self._busy = True
+        self._worker.do(work, done)
+
+    def _committed(self, result: list[Verdict | int] | Failure) -> None:
+        self._busy = False
+        written, self._writing = self._writing, []
+        if isinstance(result, Failure):
+            self._fail(result, written)
+            return
+        # The disk works while the answers are given.
+        self._next()
+        for one, verdict in zip(written, result, strict=True):
+            one.verdict.callback(verdict)
+
+    def _fail(self, failure: Failure, pending: list[_Waiting]) -> None:
+        """Fail-stop: refuse everything, and say so."""
+        pending = pending + self._waiting
+        self._waiting = []
+        if self.failed is None:
+            error = failure.value
+            if not isinstance(error, StoreFailed):
+                self._log.failure("the log's writer failed", failure)
+                error = StoreFailed(f"the log's writer failed: {error!r}")
+            self.failed = error
+            self._log.critical(
+                "{reason}; the log takes nothing more", reason=str(error)
+            )
+        refusal = self._refusal()
+        assert refusal is not None
+        for one in pending:
+            if isinstance(one.entry, Asking):
+                one.verdict.callback(0)
+            else:
+                one.verdict.callback(Verdict.refused(one.entry.batch, *refusal))
+        if self._on_failure is not None:
+            on_failure, self._on_failure = self._on_failure, None
+            on_failure(self.failed)
+        self._next()
+
+    def _done(self, result: Any) -> None:
+        """The writer did something that nobody waits for."""
+        self._busy = False
+        if isinstance(result, Failure):
+            self._fail(result, [])
+        else:
+            self._next()
+
+    _reopened = _done
+
+    def _tick(self) -> None:
+        if not self._busy and not self._scheduled and self._worker is not None:
+            self._hand_over(self._writer.tick, self._done)
+
+    def reopen(self) -> None:
+        """
+        Go on in the file that the log's name leads to, between two commits.
+
+        For SIGHUP after the log was moved away.  A log that was moved is noticed without this
+        too, before the next commit.
+        """
+        self._reopening = True
+        if not self._busy:
+            self._next()
+
+    # --- service ---------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        """
+        Recover the log.
+
+        @raise StartError: it cannot be used; the error says why and what to do.
+        """
+        recovered = self._writer.open()
+        super().startService()
+        self._stopped = None
+        self._worker = self._make_worker(self._reactor)  # type: ignore[arg-type]
+        self._ticks.start(_TICK_SECONDS, now=False)
+        self._say(recovered)
+
+    def _say(self, recovered: Recovered) -> None:
+        self._log.info(
+            "writing {log}: {size} bytes, of which {records} records ({read} bytes) were read to "
+            "bring the ledger up to date",
+            log=str(self._writer.path),
+            size=recovered.size,
+            read=recovered.read,
+            records=recovered.records,
+            recovered=recovered,
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Commit and answer what was appended, sync, and let the log go.
+
+        @return: fires when that is done, even if the disk failed on the way.
+        """
+        super().stopService()
+        if self._ticks.running:
+            self._ticks.stop()
+        if self._worker is None:
+            return succeed(None)
+        if self._stopped is None:
+            self._stopped = Deferred()
+            if not self._busy:
+                self._next()
+        done: Deferred[None] = Deferred()
+        self._stopped.chainDeferred(done)
+        return done
+
+    def _closed(self, result: Failure | None) -> None:
+        self._busy = False
+        assert self._worker is not None and self._stopped is not None
+        self._worker.stop()
+        self._worker = None
+        if isinstance(result, Failure):
+            self._fail(result, [])
+        stopped, self._stopped = self._stopped, None
+        stopped.callback(None)

@@ -1,0 +1,42 @@
+"""What a store is to the protocol: the one seam between taking messages and keeping them."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from ._batch import Batch, Verdict
+
+__all__ = ["IStore"]
+
+
+class IStore(Interface):
+    """
+    Keeps messages, exactly once and in each client's order.
+
+    C{msglog.testing.StoreContract} is this interface as tests, which every store must pass.
+    """
+
+    window: int = Attribute(
+        """How many of a client's last messages a resend is compared with."""
+    )
+
+    def append(batch: Batch) -> Deferred[Verdict]:
+        """
+        Log a batch.
+
+        Batches of one client are judged in the order in which they are handed over, and each as
+        if all before it had their verdicts.  A refused sequence is not consumed.
+
+        The store does not bound what it is handed; whoever hands it over does.
+
+        @return: fires when every message of the batch is durable or refused; never fails.
+        """
+
+    def last(client: bytes) -> Deferred[int]:
+        """
+        A client's last durable sequence, 0 if it has none, as of when every batch that was
+        appended before is judged.  Asking makes the store remember nothing.
+
+        @return: fires with it; never fails.  A store that has failed says 0.
+        """
