@@ -13,6 +13,7 @@ most 256 bytes of checksums a client, however long the window is.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
 from array import array
@@ -74,6 +75,8 @@ class Checkpoint:
     def __init__(self, path: Path, window: int) -> None:
         self.path = path
         self._window = window
+        # SQLite would make it readable by all; it has client ids.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
         # The writer's thread is the only user after the start, which is not in that thread.
         self._db = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=1.0

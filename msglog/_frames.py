@@ -87,11 +87,6 @@ class Run:
     batch: Batch
     heads: list[bytes]
 
-    @property
-    def size(self) -> int:
-        """The bytes that these messages took on the wire."""
-        return FRAME_BYTES * len(self.heads) + sum(map(len, self.batch.bodies))
-
 
 @frozen(slots=True)
 class Enquiry:

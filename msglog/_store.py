@@ -13,7 +13,6 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
-from attrs import define
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
@@ -76,13 +75,6 @@ class WorkThread:
             self._reactor.callFromThread(done, result)
 
 
-@define(slots=True, eq=False)
-class _Waiting:
-    entry: Appending | Asking
-    size: int
-    verdict: Deferred[Any]
-
-
 @implementer(IStore)
 class FileStore(Service):
     """
@@ -122,8 +114,12 @@ class FileStore(Service):
         self._make_worker = worker
         self._worker: IWorker | None = None
         self._on_failure = on_failure
-        self._waiting: list[_Waiting] = []
-        self._writing: list[_Waiting] = []
+        # What waits for the next commit and what is in this one: entries, and in the same order
+        # the Deferreds of their verdicts.
+        self._waiting: list[Appending | Asking] = []
+        self._verdicts: list[Deferred[Any]] = []
+        self._writing: list[Appending | Asking] = []
+        self._writing_verdicts: list[Deferred[Any]] = []
         self._busy = False
         self._scheduled = False
         self._reopening = False
@@ -141,13 +137,13 @@ class FileStore(Service):
         if refused is not None:
             return succeed(Verdict.refused(batch, *refused))
         size = sum(map(len, batch.bodies))
-        return self._wait(Appending(batch, format_fragments(batch)), size)
+        return self._wait(Appending(batch, format_fragments(batch), size))
 
     def last(self, client: bytes) -> Deferred[int]:
         """See L{IStore.last}."""
         if self._refusal() is not None:
             return succeed(0)
-        return self._wait(Asking(client), 0)
+        return self._wait(Asking(client))
 
     def _refusal(self) -> tuple[NackCode, int, str] | None:
         if self.failed is not None:
@@ -156,9 +152,10 @@ class FileStore(Service):
             return NackCode.UNAVAILABLE, 0, "the log is closed"
         return None
 
-    def _wait(self, entry: Appending | Asking, size: int) -> Deferred[Any]:
+    def _wait(self, entry: Appending | Asking) -> Deferred[Any]:
         verdict: Deferred[Any] = Deferred()
-        self._waiting.append(_Waiting(entry, size, verdict))
+        self._waiting.append(entry)
+        self._verdicts.append(verdict)
         if not self._busy and not self._scheduled:
             # At the end of this turn of the reactor, with what else arrives in it.
             self._scheduled = True
@@ -180,18 +177,26 @@ class FileStore(Service):
             self._reopening = False
             self._hand_over(self._writer.reopen, self._reopened)
         elif self._waiting:
-            waiting = self._waiting
-            taken = size = 0
-            for one in waiting:
-                taken += 1
-                size += one.size
-                if size >= self._limits.max_commit_bytes:
-                    break
-            self._writing, self._waiting = waiting[:taken], waiting[taken:]
-            entries = [one.entry for one in self._writing]
+            taken = self._commit_length()
+            entries, self._waiting = self._waiting[:taken], self._waiting[taken:]
+            self._writing = entries
+            self._writing_verdicts, self._verdicts = (
+                self._verdicts[:taken],
+                self._verdicts[taken:],
+            )
             self._hand_over(lambda: self._writer.commit(entries), self._committed)
         elif self._stopped is not None:
             self._hand_over(self._writer.close, self._closed)
+
+    def _commit_length(self) -> int:
+        """How many of the waiting entries the next commit takes."""
+        size = 0
+        for taken, entry in enumerate(self._waiting, 1):
+            if isinstance(entry, Appending):
+                size += entry.size
+                if size >= self._limits.max_commit_bytes:
+                    return taken
+        return len(self._waiting)
 
     def _hand_over(self, work: Work, done: Done) -> None:
         assert self._worker is not None
@@ -200,19 +205,22 @@ class FileStore(Service):
 
     def _committed(self, result: list[Verdict | int] | Failure) -> None:
         self._busy = False
-        written, self._writing = self._writing, []
         if isinstance(result, Failure):
-            self._fail(result, written)
+            self._fail(result)
             return
+        verdicts, self._writing_verdicts = self._writing_verdicts, []
+        self._writing = []
         # The disk works while the answers are given.
         self._next()
-        for one, verdict in zip(written, result, strict=True):
-            one.verdict.callback(verdict)
+        for verdict, outcome in zip(verdicts, result, strict=True):
+            verdict.callback(outcome)
 
-    def _fail(self, failure: Failure, pending: list[_Waiting]) -> None:
+    def _fail(self, failure: Failure) -> None:
         """Fail-stop: refuse everything, and say so."""
-        pending = pending + self._waiting
-        self._waiting = []
+        entries = self._writing + self._waiting
+        verdicts = self._writing_verdicts + self._verdicts
+        self._writing, self._waiting = [], []
+        self._writing_verdicts, self._verdicts = [], []
         if self.failed is None:
             error = failure.value
             if not isinstance(error, StoreFailed):
@@ -224,11 +232,11 @@ class FileStore(Service):
             )
         refusal = self._refusal()
         assert refusal is not None
-        for one in pending:
-            if isinstance(one.entry, Asking):
-                one.verdict.callback(0)
+        for entry, verdict in zip(entries, verdicts, strict=True):
+            if isinstance(entry, Asking):
+                verdict.callback(0)
             else:
-                one.verdict.callback(Verdict.refused(one.entry.batch, *refusal))
+                verdict.callback(Verdict.refused(entry.batch, *refusal))
         if self._on_failure is not None:
             on_failure, self._on_failure = self._on_failure, None
             on_failure(self.failed)
@@ -238,7 +246,7 @@ class FileStore(Service):
         """The writer did something that nobody waits for."""
         self._busy = False
         if isinstance(result, Failure):
-            self._fail(result, [])
+            self._fail(result)
         else:
             self._next()
 
@@ -310,6 +318,6 @@ class FileStore(Service):
         self._worker.stop()
         self._worker = None
         if isinstance(result, Failure):
-            self._fail(result, [])
+            self._fail(result)
         stopped, self._stopped = self._stopped, None
         stopped.callback(None)

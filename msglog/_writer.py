@@ -55,10 +55,15 @@ _PROGRESS_BYTES = 256 * 1024 * 1024
 
 @define(slots=True, eq=False)
 class Appending:
-    """A batch to be written, with its lines formatted but for their time."""
+    """
+    A batch to be written, with its lines formatted but for their time.
+
+    @ivar size: the bytes of its bodies.
+    """
 
     batch: Batch
     fragments: list[bytes]
+    size: int = 0
 
 
 @define(slots=True, eq=False)

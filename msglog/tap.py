@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import resource
 import signal
@@ -30,6 +31,10 @@ DEFAULT_LISTEN = "tcp:7514:interface=127.0.0.1"
 
 # Descriptors besides those of connections: the log, the ledger, the reactor's, a logger's.
 _OTHER_DESCRIPTORS = 64
+
+# Objects allocated and not freed between two rounds of the garbage collector: those of 5,000
+# connections that ended, of which each leaves a cycle of some ten objects.
+_GC_THRESHOLD = 50_000
 
 # 16 MiB, the protocol's own maximum (docs/protocol.md).
 _MOST_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -151,6 +156,12 @@ class _Program(MessageLogService):
                 sync=self._sync,
             )
         super().startService()
+        # What is loaded now stays; and the messages of one commit are allocated and freed by the
+        # thousand without a cycle among them, which the collector would search through each time
+        # (8 % of the rate and a third of the p99 with 1,000 connections).
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD)
         # The reactor installs its own handlers when it begins to run, and ends the process by the
         # signal it got; a stop that went well should say so with its exit status.
         self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._on_sigterm)
