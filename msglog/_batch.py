@@ -81,9 +81,7 @@ class Verdict:
     refusals: Sequence[Refusal] = field(default=())
 
     @classmethod
-    def refused(
-        cls, batch: Batch, code: NackCode, expected: int, reason: str
-    ) -> Verdict:
+    def refused(cls, batch: Batch, code: NackCode, expected: int, reason: str) -> Verdict:
         """A verdict that refuses the whole of a batch."""
         return cls((Refusal(0, len(batch), code, expected, reason),))
 

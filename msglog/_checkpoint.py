@@ -78,9 +78,7 @@ class Checkpoint:
         # SQLite would make it readable by all; it has client ids.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
         # The writer's thread is the only user after the start, which is not in that thread.
-        self._db = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=1.0
-        )
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
         try:
             # Locked for as long as it is open: it belongs to one server.
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -101,9 +99,7 @@ class Checkpoint:
         self._db.close()
 
     def _meta(self, key: str) -> Any:
-        row = self._db.execute(
-            "SELECT value FROM meta WHERE key = ?", (key,)
-        ).fetchone()
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return row and row[0]
 
     def coverage(self) -> Coverage | None:

@@ -67,6 +67,7 @@ FRAME_BYTES = PREFIX_BYTES + HEADER_BYTES  # a frame without its body
 # garbage: the first four bytes of any text protocol, or of TLS, read as a length are above it.
 ABSURD_BODY_BYTES = 16 * 1024 * 1024
 
+_PREFIX = Struct(">II")
 _FRAME = Struct(">IIB16sQ")
 _CHECKED = Struct(">B16sQ")
 _NACK = Struct(">BQ")
@@ -173,9 +174,7 @@ class FrameDecoder:
                 if sequence != following or client != run_client:
                     run_client, following = client, sequence
                     checksums, bodies, heads = [], [], []
-                    events.append(
-                        Run(Batch(client, sequence, checksums, bodies), heads)
-                    )
+                    events.append(Run(Batch(client, sequence, checksums, bodies), heads))
                 checksums.append(checksum)
                 bodies.append(data[at + FRAME_BYTES : end])
                 heads.append(data[at + 4 : at + FRAME_BYTES])
@@ -245,7 +244,7 @@ def _bad_length(length: int, client: bytes, sequence: int) -> Fault:
     reason = (
         f"a frame of {length} bytes is shorter than its header ({HEADER_BYTES} bytes)"
         if length < HEADER_BYTES
-        else f"a frame of {length} bytes is no msglog frame; does the client speak another protocol?"
+        else f"a frame of {length} bytes is no frame of msglog's: is this another protocol?"
     )
     return Fault(NackCode.MALFORMED, client, sequence, reason)
 
@@ -282,9 +281,7 @@ def _bad_sequence(client: bytes, sequence: int) -> Fault:
     )
 
 
-def _judge(
-    frame: bytes, checksum: int, kind: int, client: bytes, sequence: int
-) -> Event:
+def _judge(frame: bytes, checksum: int, kind: int, client: bytes, sequence: int) -> Event:
     """
     A whole frame of a good length that is not a good message.
 
@@ -313,16 +310,13 @@ def _judge(
 
 def message_checksum(client: bytes, sequence: int, body: bytes) -> int:
     """The checksum that a MESSAGE frame with this content carries."""
-    return crc32c(_CHECKED.pack(MESSAGE, client, sequence) + body)
+    checksum: int = crc32c(_CHECKED.pack(MESSAGE, client, sequence) + body)
+    return checksum
 
 
 def _encode(kind: int, client: bytes, sequence: int, body: bytes) -> bytes:
     checked = _CHECKED.pack(kind, client, sequence) + body
-    return (
-        (len(checked) + 4).to_bytes(4, "big")
-        + crc32c(checked).to_bytes(4, "big")
-        + checked
-    )
+    return (len(checked) + 4).to_bytes(4, "big") + crc32c(checked).to_bytes(4, "big") + checked
 
 
 def encode_message(client: bytes, sequence: int, body: bytes) -> bytes:
@@ -348,16 +342,12 @@ def encode_acks(heads: list[bytes]) -> bytes:
     return bytes(acks)
 
 
-def encode_nack(
-    client: bytes, sequence: int, code: int, expected: int, reason: str
-) -> bytes:
+def encode_nack(client: bytes, sequence: int, code: int, expected: int, reason: str) -> bytes:
     """A NACK frame, length included."""
     return _encode(NACK, client, sequence, _NACK.pack(code, expected) + reason.encode())
 
 
-def encode_terms(
-    client: bytes, durable: int, version: int, max_body: int, window: int
-) -> bytes:
+def encode_terms(client: bytes, durable: int, version: int, max_body: int, window: int) -> bytes:
     """A TERMS frame, length included."""
     return _encode(TERMS, client, durable, _TERMS.pack(version, max_body, window))
 
@@ -418,8 +408,6 @@ def decode_answers(data: bytes) -> Iterator[tuple[Ack | Nack | Terms, int]]:
         elif kind == TERMS and len(body) == _TERMS.size:
             answer = Terms(client, sequence, *_TERMS.unpack(body))
         else:
-            raise ValueError(
-                f"a server's frame of type {kind:#04x} with {len(body)} body bytes"
-            )
+            raise ValueError(f"a server's frame of type {kind:#04x} with {len(body)} body bytes")
         at = end
         yield answer, at

@@ -64,9 +64,7 @@ class Journal:
         """
         if len(body) > ABSURD_BODY_BYTES:
             return fail(
-                NotLogged(
-                    f"a body of {len(body)} bytes is over {ABSURD_BODY_BYTES}", False
-                )
+                NotLogged(f"a body of {len(body)} bytes is over {ABSURD_BODY_BYTES}", False)
             )
         if self.pending_bytes + len(body) > self._max_pending and self.pending_bytes:
             return fail(

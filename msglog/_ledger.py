@@ -104,9 +104,7 @@ class Ledger:
         """
         state = self._find(batch.client)
         if self.exhausted and batch.client not in self._clients:
-            return len(batch), self.refuse(
-                batch, "the ledger cannot be written and is full"
-            )
+            return len(batch), self.refuse(batch, "the ledger cannot be written and is full")
         count = len(batch.checksums)
         ahead = batch.first - state.last - 1
         if ahead == 0:
@@ -115,9 +113,7 @@ class Ledger:
         if ahead > 0:
             expected = state.last + 1
             reason = f"expected sequence {expected}"
-            return count, Verdict.refused(
-                batch, NackCode.OUT_OF_ORDER, expected, reason
-            )
+            return count, Verdict.refused(batch, NackCode.OUT_OF_ORDER, expected, reason)
         known = min(-ahead, count)
         refusals = self._compare(state, batch, known)
         if known < count:
@@ -134,9 +130,7 @@ class Ledger:
         known = min(max(state.last + 1 - batch.first, 0), len(batch))
         refusals = self._compare(state, batch, known)
         if known < len(batch):
-            refusals.append(
-                Refusal(known, len(batch), NackCode.NOT_STORED, state.last + 1, reason)
-            )
+            refusals.append(Refusal(known, len(batch), NackCode.NOT_STORED, state.last + 1, reason))
         return Verdict(tuple(refusals)) if refusals else STORED
 
     def _compare(self, state: ClientState, batch: Batch, known: int) -> list[Refusal]:
@@ -153,9 +147,7 @@ class Ledger:
                 reason = f"sequence {sequence} is logged with other bytes"
             else:
                 continue
-            refusals.append(
-                Refusal(index, index + 1, NackCode.CONFLICT, state.last + 1, reason)
-            )
+            refusals.append(Refusal(index, index + 1, NackCode.CONFLICT, state.last + 1, reason))
         return refusals
 
     def _stage(self, client: bytes, state: ClientState, checksums: list[int]) -> None:
@@ -251,6 +243,4 @@ class Ledger:
             place = len(checksums) - 1 - state.last + sequence
             if place < 0 or checksums[place] == checksum:
                 return
-        raise ReplayError(
-            f"sequence {sequence} of a client whose next is {state.last + 1}"
-        )
+        raise ReplayError(f"sequence {sequence} of a client whose next is {state.last + 1}")

@@ -16,16 +16,12 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-def _limit(
-    default: float, unit: str, meaning: str, reason: str, minimum: float = 1
-) -> Any:
+def _limit(default: float, unit: str, meaning: str, reason: str, minimum: float = 1) -> Any:
     kind = type(default)
 
     def in_range(instance: object, attribute: Attribute[Any], value: float) -> None:
         if not minimum <= value:
-            raise ValueError(
-                f"{attribute.name} must be {minimum} {unit} or more, not {value}"
-            )
+            raise ValueError(f"{attribute.name} must be {minimum} {unit} or more, not {value}")
 
     return field(
         default=default,

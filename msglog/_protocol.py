@@ -116,10 +116,10 @@ class _Answers:
     """
 
     __slots__ = (
-        "_send",
         "_handed",
         "_queue",
         "_seconds",
+        "_send",
         "_transport",
         "drained",
         "since",
@@ -206,10 +206,7 @@ class MessageLogProtocol(Int32StringReceiver):
         self._flushing = False
         self._partial_since: float | None = None
         self._heard = factory.seconds()
-        if (
-            len(factory.connections) >= factory.limits.max_connections
-            or factory.stopping
-        ):
+        if len(factory.connections) >= factory.limits.max_connections or factory.stopping:
             reason = "shutting down" if factory.stopping else "too many connections"
             transport.write(encode_nack(_NOBODY, 0, NackCode.UNAVAILABLE, 0, reason))
             transport.loseConnection()
@@ -255,12 +252,8 @@ class MessageLogProtocol(Int32StringReceiver):
         owed = self._owe(_MESSAGE_COST * len(heads) + 2 * sum(map(len, batch.bodies)))
         if self._state is not _State.OPEN:
             self._refuse(owed, run, NackCode.UNAVAILABLE, "shutting down")
-        elif factory.permits is not None and not factory.permits(
-            batch.client, self.transport
-        ):
-            self._refuse(
-                owed, run, NackCode.FORBIDDEN, "not a client id for this connection"
-            )
+        elif factory.permits is not None and not factory.permits(batch.client, self.transport):
+            self._refuse(owed, run, NackCode.FORBIDDEN, "not a client id for this connection")
         else:
             verdict = factory.store.append(batch)
             verdict.addCallbacks(
@@ -283,16 +276,12 @@ class MessageLogProtocol(Int32StringReceiver):
                 version = min(event.version, PROTOCOL_VERSION)
                 self._settle(
                     owed,
-                    encode_terms(
-                        client, last, version, limits.max_message_bytes, store.window
-                    ),
+                    encode_terms(client, last, version, limits.max_message_bytes, store.window),
                 )
 
             store.last(client).addCallback(terms).addErrback(self._store_broke)
         elif isinstance(event, Fault):
-            answer = encode_nack(
-                event.client, event.sequence, event.code, 0, event.reason
-            )
+            answer = encode_nack(event.client, event.sequence, event.code, 0, event.reason)
             self._settle(owed, answer)
             if event.code is NackCode.MALFORMED:
                 self.factory.malformed(self, event)
@@ -350,10 +339,7 @@ class MessageLogProtocol(Int32StringReceiver):
             self._answers.send(b"".join(ready) if len(ready) > 1 else ready[0])  # type: ignore[arg-type]
             if self._answers.unread > limits.max_unread_bytes:
                 self.hold(_UNREAD)
-        if (
-            self._held & _UNANSWERED
-            and self._unanswered <= limits.max_unanswered_bytes // 2
-        ):
+        if self._held & _UNANSWERED and self._unanswered <= limits.max_unanswered_bytes // 2:
             self.release(_UNANSWERED)
         if self._state is _State.ENDING:
             self._finish()
@@ -492,7 +478,6 @@ class MessageLogFactory(Factory):
         all may if there is none.  Called once for each batch, so it must be quick.
     """
 
-    protocol = MessageLogProtocol
     log = Logger()
 
     def __init__(
@@ -530,12 +515,12 @@ class MessageLogFactory(Factory):
     def stopFactory(self) -> None:
         """The last port is closed; connections may go on."""
 
-    def buildProtocol(self, addr: IAddress | None) -> MessageLogProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> MessageLogProtocol:  # type: ignore[override]
         """A protocol for a new connection."""
         if not self._sweep.running:
             self.startFactory()
-        protocol = super().buildProtocol(addr)  # type: ignore[arg-type]
-        assert isinstance(protocol, MessageLogProtocol)
+        protocol = MessageLogProtocol()
+        protocol.factory = self
         return protocol
 
     def tune(self, transport: Any) -> None:

@@ -3,8 +3,8 @@ Records of log format version 1, without I/O.  docs/log-format.md is the normati
 
 ::
 
-    {"time":"2026-11-22T18:19:02.123456Z","client":"019ac1f2-…","seq":1,"crc":"9f3a1c2b","message":"hello"}
-    |<------------------ opening: the same for a whole batch ---->|<------------ fragment ------------->|
+    {"time":"2026-11-22T18:19:02.123456Z","client":"019ac1f2-…","seq":1,"crc":"9f…","message":"hi"}
+    |<------------------ opening: the same for a whole batch -------->|<------ fragment -------->|
 
 A line is written in two parts, because its time is that of the commit it becomes part of, which is
 not known when it is formatted: a I{fragment} per message as it arrives, and an I{opening} per
@@ -124,8 +124,7 @@ def format_fragments(batch: Batch) -> list[bytes]:
         dumps = orjson.dumps
         try:
             fragments = [
-                b'%d,"crc":"%08x","message":%b}\n'
-                % (sequence, checksum, dumps(body.decode()))
+                b'%d,"crc":"%08x","message":%b}\n' % (sequence, checksum, dumps(body.decode()))
                 for sequence, checksum, body in zip(
                     count(batch.first), checksums, bodies, strict=False
                 )

@@ -227,9 +227,7 @@ class FileStore(Service):
                 self._log.failure("the log's writer failed", failure)
                 error = StoreFailed(f"the log's writer failed: {error!r}")
             self.failed = error
-            self._log.critical(
-                "{reason}; the log takes nothing more", reason=str(error)
-            )
+            self._log.critical("{reason}; the log takes nothing more", reason=str(error))
         refusal = self._refusal()
         assert refusal is not None
         for entry, verdict in zip(entries, verdicts, strict=True):
@@ -314,7 +312,8 @@ class FileStore(Service):
 
     def _closed(self, result: Failure | None) -> None:
         self._busy = False
-        assert self._worker is not None and self._stopped is not None
+        assert self._worker is not None
+        assert self._stopped is not None
         self._worker.stop()
         self._worker = None
         if isinstance(result, Failure):

@@ -41,7 +41,7 @@ from ._errors import (
 )
 from ._ledger import ClientState, Ledger, ReplayError
 from ._limits import Limits
-from ._records import MAX_LINE_BYTES, format_time, opening, parse_line
+from ._records import MAX_LINE_BYTES, format_time, opening
 from ._recovery import Damage, Lines, judge_damage, read_record
 
 __all__ = ["Appending", "Asking", "LogWriter", "Recovered"]
@@ -157,15 +157,11 @@ class LogWriter:
             return self._open()
         except OSError as e:
             self._abandon()
-            raise StartError(
-                f"cannot use {e.filename or self.path}: {e.strerror}"
-            ) from e
+            raise StartError(f"cannot use {e.filename or self.path}: {e.strerror}") from e
         except sqlite3.Error as e:
             self._abandon()
             if "locked" in str(e):
-                raise LogLocked(
-                    f"{self.ledger_path} is in use by another server"
-                ) from e
+                raise LogLocked(f"{self.ledger_path} is in use by another server") from e
             raise LedgerDamaged(
                 f"cannot use {self.ledger_path}: {e}; if it is damaged, move it away and start "
                 f"again: it is made anew from the log"
@@ -218,9 +214,7 @@ class LogWriter:
         self._synced_at = self._checkpointed_at = self._monotonic()
         self._save(durable=True, complete=False)
         self._state = _State.OPEN
-        return Recovered(
-            self._size, progress.read, progress.records, kept, coverage is None
-        )
+        return Recovered(self._size, progress.read, progress.records, kept, coverage is None)
 
     def _open_locked(self) -> int:
         """Open the log by its name and lock it."""
@@ -236,9 +230,7 @@ class LogWriter:
 
     def _first_line(self, fd: int) -> bytes:
         """The first line of a file, if it is a record."""
-        for _, line in Lines(
-            lambda count, at: self._disk.read(fd, min(count, 65536), at), 0
-        ):
+        for _, line in Lines(lambda count, at: self._disk.read(fd, min(count, 65536), at), 0):
             try:
                 read_record(line)
             except RecordError:
@@ -280,9 +272,7 @@ class LogWriter:
         """Files beside the log that were rotated away from it, oldest first."""
         found = []
         for path in self.path.parent.glob(f"{_escape_glob(self.path.name)}?*"):
-            if path.name.startswith(
-                (f"{self.path.name}.ledger", f"{self.path.name}.torn-")
-            ):
+            if path.name.startswith((f"{self.path.name}.ledger", f"{self.path.name}.torn-")):
                 continue
             with path.open("rb") as file:
                 line = file.readline(MAX_LINE_BYTES)
@@ -290,9 +280,7 @@ class LogWriter:
                 record = read_record(line)
             except RecordError:
                 if path.suffix in {".gz", ".xz", ".bz2", ".zst"}:
-                    self._log.warn(
-                        "{path} is compressed and was not read", path=str(path)
-                    )
+                    self._log.warn("{path} is compressed and was not read", path=str(path))
                 continue
             found.append((record.time, path))
         return [path for _, path in sorted(found)]
@@ -303,9 +291,7 @@ class LogWriter:
             with path.open("rb") as file:
                 if file.readline(MAX_LINE_BYTES) != coverage.first:
                     continue
-            self._replay_rotated(
-                path, coverage.offset, progress, joining=False, lazy=coverage.lazy
-            )
+            self._replay_rotated(path, coverage.offset, progress, joining=False, lazy=coverage.lazy)
             return
         raise LedgerDamaged(
             f"the server was killed before its ledger had all of the log, and that log is neither "
@@ -429,9 +415,7 @@ class LogWriter:
                 if isinstance(entry, Asking):
                     results[index] = self.ledger.last(entry.client)
         except sqlite3.Error as e:
-            raise self._fail(
-                f"the ledger {self.ledger_path} cannot be read: {e}"
-            ) from e
+            raise self._fail(f"the ledger {self.ledger_path} cannot be read: {e}") from e
         self._advance_checkpoint()
         return results
 
@@ -451,18 +435,14 @@ class LogWriter:
             if start < len(batch.checksums):
                 prefix = opening(stamp, batch.client)
                 parts.append(prefix)
-                parts.append(
-                    prefix.join(entry.fragments[start:] if start else entry.fragments)
-                )
+                parts.append(prefix.join(entry.fragments[start:] if start else entry.fragments))
         if parts:
             try:
                 self._write(b"".join(parts))
             except _NoRoom as e:
                 ledger.roll_back()
                 return [
-                    ledger.refuse(entry.batch, str(e))
-                    if isinstance(entry, Appending)
-                    else 0
+                    ledger.refuse(entry.batch, str(e)) if isinstance(entry, Appending) else 0
                     for entry in entries
                 ]
             self._last_time = moment
@@ -550,9 +530,7 @@ class LogWriter:
         try:
             self._save(durable=True, complete=True)
         except sqlite3.Error as e:
-            raise _NoRoom(
-                f"cannot bring the ledger up to date for a new log file: {e}"
-            ) from e
+            raise _NoRoom(f"cannot bring the ledger up to date for a new log file: {e}") from e
         try:
             fd = self._open_locked()
         except LogLocked as e:
@@ -612,9 +590,7 @@ class LogWriter:
             )
 
     def _coverage(self, *, complete: bool) -> Coverage:
-        return Coverage(
-            self._first, self._size, self._last_time, complete, bool(self._lazy)
-        )
+        return Coverage(self._first, self._size, self._last_time, complete, bool(self._lazy))
 
     def _steps_of(self, coverage: Coverage | None, *, durable: bool) -> Iterator[None]:
         assert self._checkpoint is not None

@@ -17,9 +17,7 @@ class IStore(Interface):
     C{msglog.testing.StoreContract} is this interface as tests, which every store must pass.
     """
 
-    window: int = Attribute(
-        """How many of a client's last messages a resend is compared with."""
-    )
+    window: int = Attribute("""How many of a client's last messages a resend is compared with.""")
 
     def append(batch: Batch) -> Deferred[Verdict]:
         """

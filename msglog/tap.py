@@ -95,9 +95,7 @@ class Options(usage.Options):
         from twisted.internet import reactor
 
         try:
-            self["limits"] = Limits(
-                **{f.name: self[_option(f.name)] for f in fields(Limits)}
-            )
+            self["limits"] = Limits(**{f.name: self[_option(f.name)] for f in fields(Limits)})
         except ValueError as e:
             name, _, rest = str(e).partition(" ")
             raise usage.UsageError(f"--{_option(name)} {rest}") from None
@@ -112,9 +110,7 @@ class Options(usage.Options):
                 self["endpoints"].append((name, serverFromString(reactor, name)))
             except Exception as e:
                 # Whatever an endpoint's own parser raises: that is the user's word, not a defect.
-                raise usage.UsageError(
-                    f"--listen {name}: not an endpoint: {e}"
-                ) from None
+                raise usage.UsageError(f"--listen {name}: not an endpoint: {e}") from None
 
 
 def _sync_seconds(text: str) -> float:
@@ -125,9 +121,7 @@ def _sync_seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= 3600:
-        raise usage.UsageError(
-            f"--sync {text}: 'always', or seconds between 0 and 3600"
-        )
+        raise usage.UsageError(f"--sync {text}: 'always', or seconds between 0 and 3600")
     return seconds
 
 
@@ -141,9 +135,7 @@ class _Program(MessageLogService):
         # twistd changes its folder when it becomes a daemon; the name is meant from here.
         path = Path(options["log"]).absolute()
         store = FileStore(reactor, path, limits, options["sync-seconds"], self._failed)
-        super().__init__(
-            store, MessageLogFactory(reactor, store, limits), options["endpoints"]
-        )
+        super().__init__(store, MessageLogFactory(reactor, store, limits), options["endpoints"])
         self._reactor = reactor
         self._sync = options["sync"]
 

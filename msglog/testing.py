@@ -35,9 +35,7 @@ __all__ = [
 
 def make_batch(client: bytes, first: int, *bodies: bytes) -> Batch:
     """A batch with the right checksums."""
-    checksums = [
-        message_checksum(client, first + i, body) for i, body in enumerate(bodies)
-    ]
+    checksums = [message_checksum(client, first + i, body) for i, body in enumerate(bodies)]
     return Batch(client, first, checksums, list(bodies))
 
 
@@ -85,9 +83,7 @@ class MemoryStore:
             else:
                 start, verdict = self._ledger.admit(what)
                 for index in range(start, len(what)):
-                    self.messages.append(
-                        (what.client, what.first + index, what.bodies[index])
-                    )
+                    self.messages.append((what.client, what.first + index, what.bodies[index]))
                 self._ledger.settle()
                 answer.callback(verdict)
 
@@ -289,9 +285,7 @@ class StoreContract:
         self.settle(store)
         self.assertEqual([self.successResultOf(v) for v in verdicts], [STORED] * 5)
         self.assertEqual(self.successResultOf(last), 5)
-        self.assertEqual(
-            [sequence for _, sequence, _ in self.stored(store)], [1, 2, 3, 4, 5]
-        )
+        self.assertEqual([sequence for _, sequence, _ in self.stored(store)], [1, 2, 3, 4, 5])
 
     def test_resend(self) -> None:
         """The same again is acknowledged again and not stored again, in part or in whole."""
@@ -299,9 +293,7 @@ class StoreContract:
         self._append(store, self.CLIENT, 1, b"a", b"b")
         self.assertEqual(self._append(store, self.CLIENT, 1, b"a", b"b"), STORED)
         self.assertEqual(self._append(store, self.CLIENT, 2, b"b", b"c"), STORED)
-        self.assertEqual(
-            [body for _, _, body in self.stored(store)], [b"a", b"b", b"c"]
-        )
+        self.assertEqual([body for _, _, body in self.stored(store)], [b"a", b"b", b"c"])
 
     def test_resend_in_flight(self) -> None:
         """A resend of what is not judged yet is answered as it is."""
@@ -316,12 +308,8 @@ class StoreContract:
         store = self.make_store()
         self._append(store, self.CLIENT, 1, b"a", b"b")
         (refusal,) = self._append(store, self.CLIENT, 1, b"a", b"B", b"c").refusals
-        self.assertEqual(
-            (refusal.start, refusal.stop, refusal.code), (1, 2, NackCode.CONFLICT)
-        )
-        self.assertEqual(
-            [body for _, _, body in self.stored(store)], [b"a", b"b", b"c"]
-        )
+        self.assertEqual((refusal.start, refusal.stop, refusal.code), (1, 2, NackCode.CONFLICT))
+        self.assertEqual([body for _, _, body in self.stored(store)], [b"a", b"b", b"c"])
 
     def test_older_than_window(self) -> None:
         """A resend from within the window is acknowledged; an older one is a conflict."""
@@ -330,12 +318,8 @@ class StoreContract:
         bodies = [b"%d" % n for n in range(1, 2 * window + 2)]
         self._append(store, self.CLIENT, 1, *bodies)
         oldest = len(bodies) - window + 1
-        self.assertEqual(
-            self._append(store, self.CLIENT, oldest, *bodies[oldest - 1 :]), STORED
-        )
-        (refusal,) = self._append(
-            store, self.CLIENT, oldest - 1, bodies[oldest - 2]
-        ).refusals
+        self.assertEqual(self._append(store, self.CLIENT, oldest, *bodies[oldest - 1 :]), STORED)
+        (refusal,) = self._append(store, self.CLIENT, oldest - 1, bodies[oldest - 2]).refusals
         self.assertEqual(refusal.code, NackCode.CONFLICT)
 
     def test_out_of_order(self) -> None:
@@ -364,6 +348,4 @@ class StoreContract:
         )
         self.fill_up(store, False)
         self.assertEqual(self._append(store, self.CLIENT, 2, b"b", b"c"), STORED)
-        self.assertEqual(
-            [body for _, _, body in self.stored(store)], [b"a", b"b", b"c"]
-        )
+        self.assertEqual([body for _, _, body in self.stored(store)], [b"a", b"b", b"c"])
