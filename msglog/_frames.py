@@ -67,7 +67,7 @@ FRAME_BYTES = PREFIX_BYTES + HEADER_BYTES  # a frame without its body
 # garbage: the first four bytes of any text protocol, or of TLS, read as a length are above it.
 ABSURD_BODY_BYTES = 16 * 1024 * 1024
 
-_PREFIX = Struct(">II")
+_PREFIX = Struct(">II")  # length, checksum
 _FRAME = Struct(">IIB16sQ")
 _CHECKED = Struct(">B16sQ")
 _NACK = Struct(">BQ")
@@ -316,7 +316,7 @@ def message_checksum(client: bytes, sequence: int, body: bytes) -> int:
 
 def _encode(kind: int, client: bytes, sequence: int, body: bytes) -> bytes:
     checked = _CHECKED.pack(kind, client, sequence) + body
-    return (len(checked) + 4).to_bytes(4, "big") + crc32c(checked).to_bytes(4, "big") + checked
+    return _PREFIX.pack(len(checked) + 4, crc32c(checked)) + checked
 
 
 def encode_message(client: bytes, sequence: int, body: bytes) -> bytes:

@@ -16,16 +16,23 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-def _limit(default: float, unit: str, meaning: str, reason: str, minimum: float = 1) -> Any:
-    kind = type(default)
-
+def _limit(
+    default: float,
+    unit: str,
+    meaning: str,
+    reason: str,
+    minimum: float = 1,
+    maximum: float = 2**53,
+) -> Any:
     def in_range(instance: object, attribute: Attribute[Any], value: float) -> None:
-        if not minimum <= value:
-            raise ValueError(f"{attribute.name} must be {minimum} {unit} or more, not {value}")
+        if not minimum <= value <= maximum:
+            raise ValueError(
+                f"{attribute.name}: {value} is not between {minimum} and {maximum} {unit}"
+            )
 
     return field(
         default=default,
-        converter=kind,
+        converter=type(default),
         validator=in_range,
         metadata={"unit": unit, "meaning": meaning, "reason": reason},
     )
@@ -39,8 +46,9 @@ class Limits:
         256,
         "bytes",
         "longest message body taken",
-        "the seed of the project; 16 MiB is the most that the protocol allows",
+        "a line of an audit trail; 16 MiB is the most that the protocol allows",
         0,
+        16 * MIB,
     )
     window: int = _limit(
         1024,
@@ -98,12 +106,14 @@ class Limits:
         "seconds",
         "without traffic before TCP asks whether the peer is there, and then 4 times at a quarter",
         "finds peers that vanished within two minutes",
+        maximum=32767,  # the kernel's
     )
     user_timeout_seconds: int = _limit(
         60,
         "seconds",
         "that sent answers may stay unacknowledged by the peer's TCP (TCP_USER_TIMEOUT)",
         "otherwise the kernel tries for a quarter of an hour",
+        maximum=2_000_000,  # the kernel counts milliseconds in 32 bits
     )
     max_commit_bytes: int = _limit(
         16 * MIB,

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from attrs import fields
+from attrs import Attribute, fields
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
@@ -35,9 +35,6 @@ _OTHER_DESCRIPTORS = 64
 # Objects allocated and not freed between two rounds of the garbage collector: those of 5,000
 # connections that ended, of which each leaves a cycle of some ten objects.
 _GC_THRESHOLD = 50_000
-
-# 16 MiB, the protocol's own maximum (docs/protocol.md).
-_MOST_MESSAGE_BYTES = 16 * 1024 * 1024
 
 
 def _option(name: str) -> str:
@@ -68,7 +65,6 @@ class Options(usage.Options):
                 None,
                 field.default,
                 f"({field.metadata['unit']}) {field.metadata['meaning']}",
-                type(field.default),
             ]
             for field in fields(Limits)
         ),
@@ -94,15 +90,7 @@ class Options(usage.Options):
         """Turn words into what the service is made of, so that a bad one is a usage error."""
         from twisted.internet import reactor
 
-        try:
-            self["limits"] = Limits(**{f.name: self[_option(f.name)] for f in fields(Limits)})
-        except ValueError as e:
-            name, _, rest = str(e).partition(" ")
-            raise usage.UsageError(f"--{_option(name)} {rest}") from None
-        if self["limits"].max_message_bytes > _MOST_MESSAGE_BYTES:
-            raise usage.UsageError(
-                f"--max-message-bytes: the protocol allows {_MOST_MESSAGE_BYTES} at most"
-            )
+        self["limits"] = Limits(**{f.name: self._limit(f) for f in fields(Limits)})
         self["sync-seconds"] = _sync_seconds(self["sync"])
         self["endpoints"] = []
         for name in self["listen"] or [DEFAULT_LISTEN]:
@@ -111,6 +99,15 @@ class Options(usage.Options):
             except Exception as e:
                 # Whatever an endpoint's own parser raises: that is the user's word, not a defect.
                 raise usage.UsageError(f"--listen {name}: not an endpoint: {e}") from None
+
+    def _limit(self, field: Attribute[Any]) -> Any:
+        """One limit's value, checked alone, so that an error can name its option."""
+        text = self[_option(field.name)]
+        try:
+            return getattr(Limits(**{field.name: text}), field.name)
+        except ValueError as e:
+            reason = str(e).partition(": ")[2]
+            raise usage.UsageError(f"--{_option(field.name)} {text}: {reason}") from None
 
 
 def _sync_seconds(text: str) -> float:

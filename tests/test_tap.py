@@ -1,0 +1,113 @@
+"""The plugin's options."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from twisted.application.service import IServiceMaker
+from twisted.plugin import getPlugins
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase
+
+import msglog
+from msglog import tap
+from msglog._limits import limits_table
+
+MANUAL = Path(__file__).parent.parent / "tap.md"
+
+
+def parse(*words: str) -> tap.Options:
+    options = tap.Options()
+    options.parseOptions(list(words))
+    return options
+
+
+class OptionsTest(SynchronousTestCase):
+    def test_defaults(self) -> None:
+        """Without options it listens on loopback only, waits for the disk, and has the limits."""
+        options = parse()
+        self.assertEqual([n for n, _ in options["endpoints"]], ["tcp:7514:interface=127.0.0.1"])
+        self.assertEqual(options["log"], "messages.jsonl")
+        self.assertEqual(options["sync-seconds"], 0)
+        self.assertEqual(options["limits"], msglog.Limits())
+
+    def test_every_limit_is_an_option(self) -> None:
+        """Each limit can be set, in its own type."""
+        for name, default, *_ in limits_table():
+            value = type(default)(default + 1)
+            options = parse(f"--{name.replace('_', '-')}", str(value))
+            self.assertEqual(getattr(options["limits"], name), value)
+
+    def test_listen_is_repeatable(self) -> None:
+        """Every --listen counts, and none is added."""
+        options = parse("--listen", "tcp:1", "--listen", "unix:/x")
+        self.assertEqual([name for name, _ in options["endpoints"]], ["tcp:1", "unix:/x"])
+
+    def test_bad_words(self) -> None:
+        """What cannot be meant is a usage error that names the option."""
+        for words, named in [
+            (("--listen", "nonsense:1"), "--listen nonsense:1"),
+            (("--listen", "tcp:port"), "--listen tcp:port"),
+            (("--listen", ""), "--listen"),
+            (("--sync", "never"), "--sync never"),
+            (("--sync", "-1"), "--sync -1"),
+            (("--sync", "nan"), "--sync nan"),
+            (("--max-message-bytes", "-1"), "--max-message-bytes"),
+            (("--max-message-bytes", "many"), "max-message-bytes"),
+            (("--max-message-bytes", str(1 << 25)), "--max-message-bytes"),
+            (("--window", "0"), "--window"),
+            (("--idle-seconds", "-0.1"), "--idle-seconds"),
+            (("--frame-seconds", "nan"), "--frame-seconds"),
+            (("--nonsense",), "nonsense"),
+            (("extra",), ""),
+        ]:
+            error = self.assertRaises(UsageError, parse, *words)
+            self.assertIn(named, str(error))
+
+    def test_version(self) -> None:
+        """--version is msglog's, not Twisted's."""
+        self.assertRaises(SystemExit, parse, "--version")
+
+    def test_plugin(self) -> None:
+        """Twisted finds the plugin, under one name."""
+        found = [p for p in getPlugins(IServiceMaker) if p.tapname == "msglog"]
+        self.assertEqual([p.module for p in found], ["msglog.tap"])
+
+    def test_making_touches_nothing(self) -> None:
+        """The service is made before twistd changes its folder and user: no file yet."""
+        folder = Path(self.mktemp())
+        tap.makeService(parse("--log", str(folder / "log")))
+        self.assertFalse(folder.exists())
+
+
+class ManualTest(SynchronousTestCase):
+    def test_every_option_is_in_the_manual(self) -> None:
+        """tap.md's table has every option with its default, and no other."""
+        rows = dict(re.findall(r"^\| `--([a-z-]+)` \| `([^`]*)` \|", MANUAL.read_text(), re.M))
+        expected = {
+            "listen": tap.DEFAULT_LISTEN,
+            **{name: str(default) for name, _, default, *_ in tap.Options.optParameters},
+        }
+        self.assertEqual(rows, expected)
+
+    def test_reasons(self) -> None:
+        """tap.md gives each limit's unit and reason as the code has them."""
+        text = MANUAL.read_text()
+        for name, _, unit, _, reason in limits_table():
+            (row,) = re.findall(rf"^\| `--{name.replace('_', '-')}` .*$", text, re.M)
+            self.assertIn(f"| {unit} |", row)
+            self.assertIn(reason, row)
+
+
+class FaceTest(SynchronousTestCase):
+    def test_public_names(self) -> None:
+        """The names that applications may import; to change them is to break somebody."""
+        names = """
+            Batch FileStore IStore Journal LedgerDamaged Limits LogDamaged LogLocked
+            MessageLogFactory MessageLogService MsglogError NackCode NotLogged Receipt
+            Record RecordError Refusal StartError StoreFailed Verdict __version__ parse_line
+        """
+        self.assertEqual(sorted(msglog.__all__), sorted(names.split()))
+        for name in msglog.__all__:
+            self.assertTrue(hasattr(msglog, name), name)
