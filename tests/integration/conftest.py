@@ -1,0 +1,110 @@
+"""A real server for each test: twistd as a user runs it, on loopback, ended with the test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return s.getsockname()[1]
+
+
+def wait_until(condition, what: str, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.005)
+
+
+class Server:
+    """One log, and the twistd that serves it, if it runs."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.log = folder / "messages.jsonl"
+        self.port = free_port()
+        self.options = options
+        self.process: subprocess.Popen | None = None
+        self.output = folder / "output"
+
+    def command(self, *options: str) -> list[str]:
+        listen = f"tcp:{self.port}:interface=127.0.0.1"
+        return [
+            *(str(BIN / "twistd"), "-n", "--pidfile=", "msglog"),
+            *("--listen", listen, "--log", str(self.log), *self.options, *options),
+        ]
+
+    def start(self, *options: str, under: tuple[str, ...] = ()) -> Server:
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*under, *self.command(*options)],
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        wait_until(self._listens, "listening")
+        return self
+
+    def _listens(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.output.read_text()
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(30)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.process.wait(30)
+
+    def stop(self) -> None:
+        """SIGTERM, and status 0."""
+        assert self.process is not None
+        self.process.terminate()
+        status = self.wait()
+        assert status == 0, self.said()
+        assert "Traceback" not in self.said(), self.said()
+
+    def hang_up(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+
+
+@pytest.fixture
+def make_server(tmp_path):
+    servers = []
+
+    def make(*options: str) -> Server:
+        server = Server(tmp_path, *options)
+        servers.append(server)
+        return server
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def server(make_server) -> Server:
+    return make_server().start()
