@@ -40,7 +40,7 @@ class Client:
             if kind < 0.1:
                 self.bodies.append(self._rng.randbytes(size))
             elif kind < 0.2:
-                self.bodies.append("äß\n\"\\\u2028\x7f€".encode() * (size // 20))
+                self.bodies.append('äß\n"\\\u2028\x7f€'.encode() * (size // 20))
             else:
                 self.bodies.append(b"message %d " % (len(self.bodies) + 1) + b"x" * size)
         return self.bodies[sequence - 1]

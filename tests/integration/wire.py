@@ -50,7 +50,11 @@ class Connection:
     """A blocking connection for tests that talk a little."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=15)
+        self.port = port
+        self.connect()
+
+    def connect(self) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", self.port), timeout=15)
         self._rest = b""
         self._frames: list = []
 
@@ -92,6 +96,10 @@ class Connection:
         assert answer is not None
         assert (answer[0], answer[2]) == (TERMS, client)
         return answer[3], *struct.unpack(">BII", answer[4])
+
+    def reconnect(self) -> None:
+        self.close()
+        self.connect()
 
     def close(self) -> None:
         self.socket.close()

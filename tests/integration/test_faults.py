@@ -1,0 +1,257 @@
+"""The real server against disks and peers that do what they should not."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+import wire
+from conftest import BIN, Server, wait_until
+
+A, B = uuid.uuid4().bytes, uuid.uuid4().bytes
+
+
+def limit_files(server: Server, size: int) -> None:
+    """How large the server's files may become: EFBIG is ENOSPC's sibling, without a mount."""
+    assert server.process is not None
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_full_disk(server: Server) -> None:
+    """Without room: NOT_STORED, what was acknowledged stands; with room it goes on by itself."""
+    with wire.Connection(server.port) as connection:
+        connection.log(A, 1, b"before")
+        size = server.log.stat().st_size
+        limit_files(server, size + 50)
+        for _ in range(3):
+            connection.send(wire.message(A, 2, b"x" * 100))
+            code, expected, *_ = connection.nack()
+            assert (code, expected) == (5, 2)
+            assert server.log.stat().st_size == size
+        connection.log(A, 1, b"before")  # a resend is still acknowledged
+        limit_files(server, resource.RLIM_INFINITY)
+        connection.log(A, 2, b"x" * 100)
+    server.stop()
+    assert wire.read_logs(server.log) == {A: [b"before", b"x" * 100]}
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+@pytest.mark.parametrize("call", ["fdatasync:error=EIO", "fdatasync:error=ENOSPC"])
+def test_failed_sync(make_server, call) -> None:
+    """
+    After an error of fdatasync nothing is acknowledged, the process ends with status 1, and the
+    next start recovers.
+    """
+    server = make_server().start()
+    with wire.Connection(server.port) as connection:
+        connection.log(A, 1, b"durable")
+        server.stop()
+    # strace counts by thread, and the start syncs in another one: so the second commit.
+    server.process = None
+    real = [sys.executable, *server.command()]
+    plain, server.command = server.command, lambda *options: real
+    inject = f"inject={call}:when=2+"
+    # Of the log alone: SQLite syncs its own files with the same call.
+    of = ("-P", str(server.log))
+    server.start(under=("strace", "-f", "-qq", "-o", "/dev/null", *of, "-e", inject))
+    with wire.Connection(server.port) as connection:
+        connection.log(A, 2, b"durable too")
+        connection.send(b"".join(wire.message(A, n, b"lost") for n in range(3, 20)))
+        for _ in range(17):
+            assert connection.nack()[0] == 5
+        assert connection.receive() is None
+    assert server.wait() == 1, server.said()
+    assert "takes nothing more" in server.said()
+    assert "Traceback" not in server.said()
+    server.command = plain
+    server.start()
+    with wire.Connection(server.port) as connection:
+        durable = connection.terms(A)[0]
+        assert durable >= 2
+        for sequence in range(3, 20):
+            connection.log(A, sequence, b"lost")
+    server.stop()
+    assert len(wire.read_logs(server.log)[A]) == 19
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_stalled_disk_bounds_memory(make_server) -> None:
+    """A sender without pause against a disk that hardly moves does not fill the memory."""
+    limit = 16 * 1024 * 1024
+    server = make_server("--max-undurable-bytes", str(limit), "--max-commit-bytes", "1000000")
+    real = [sys.executable, *server.command()]
+    server.command = lambda *options: real
+    stall = "inject=fdatasync:delay_enter=3000000:when=2+"
+    server.start(
+        under=("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", stall)
+    )
+    children = subprocess.run(
+        ["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True
+    )
+    status = f"/proc/{int(children.stdout.split()[0])}/status"
+
+    def resident() -> int:
+        with open(status) as lines:
+            (line,) = [line for line in lines if line.startswith("VmRSS")]
+        return int(line.split()[1]) * 1024
+
+    before = resident()
+    senders = []
+    client = uuid.uuid4().bytes
+    data = b"".join(wire.message(client, n, b"x" * 256) for n in range(1, 50_000))
+    for _ in range(40):
+        connection = wire.Connection(server.port)
+        connection.socket.settimeout(0.2)
+        sent = 0
+        try:
+            while sent < len(data):
+                sent += connection.socket.send(data[sent:])
+        except TimeoutError:
+            pass
+        assert sent < len(data), "the server read on"
+        senders.append(connection)
+    grown = resident() - before
+    print(f"grown by {grown} bytes")
+    assert grown < limit + 16 * 1024 * 1024  # and two copies of a commit, and connections
+    for connection in senders:
+        connection.close()
+
+
+def test_garbage(server: Server) -> None:
+    """Other protocols are told MALFORMED and see a proper end, not a reset; no traceback."""
+    for garbage in (
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000,
+        b"\x16\x03\x01\x02\x00" * 99,
+    ):
+        with wire.Connection(server.port) as connection:
+            connection.send(garbage)
+            assert connection.nack()[0] == 1
+            assert connection.receive() is None
+    with wire.Connection(server.port) as connection:
+        connection.log(A, 1, b"fine")
+    server.stop()
+
+
+def test_half_close(server: Server) -> None:
+    """A client may close its half after its last message and gets every answer."""
+    with wire.Connection(server.port) as connection:
+        connection.send(b"".join(wire.message(A, n, b"x") for n in range(1, 5001)))
+        connection.socket.shutdown(socket.SHUT_WR)
+        for sequence in range(1, 5001):
+            answer = connection.receive()
+            assert answer[0] == wire.ACK
+            assert answer[3] == sequence
+        assert connection.receive() is None
+
+
+def test_never_reads(make_server) -> None:
+    """A peer that never reads its answers is aborted; others are served meanwhile."""
+    server = make_server("--unread-seconds", "1", "--max-unread-bytes", "10000").start()
+    with wire.Connection(server.port) as deaf, wire.Connection(server.port) as other:
+        deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.socket.settimeout(0.5)
+        flood = b"".join(wire.message(A, n, b"") for n in range(1, 400_000))
+        sent = 0
+        try:
+            while sent < len(flood):
+                sent += deaf.socket.send(flood[sent:])
+        except (TimeoutError, ConnectionError):
+            pass
+        assert sent < len(flood)
+        other.log(B, 1, b"served")
+        wait_until(lambda: "does not read its answers" in server.said(), "the abort")
+
+
+def test_partial_frame(make_server) -> None:
+    """A peer that stops in the middle of a frame is aborted."""
+    server = make_server("--frame-seconds", "0.5").start()
+    with wire.Connection(server.port) as connection:
+        connection.send(wire.message(A, 1, b"x" * 100)[:40])
+        with pytest.raises(ConnectionResetError):
+            connection.receive()
+    assert "in the middle of a frame" in server.said()
+
+
+def test_too_many_connections(make_server) -> None:
+    server = make_server("--max-connections", "2").start()
+    with wire.Connection(server.port) as first, wire.Connection(server.port) as second:
+        first.log(A, 1, b"a")
+
+        def served() -> bool:
+            # The connection that found the server listening may not be gone yet.
+            second.send(wire.message(B, 1, b"b"))
+            return second.receive()[0] == wire.ACK or second.reconnect()
+
+        wait_until(served, "the second connection")
+        with wire.Connection(server.port) as third:
+            assert third.nack()[0] == 6
+            assert third.receive() is None
+        first.log(A, 2, b"a")
+
+
+def test_too_long(server: Server) -> None:
+    """A body over the maximum is refused while it arrives; the connection goes on."""
+    with wire.Connection(server.port) as connection:
+        connection.send(wire.message(A, 1, b"x" * 5_000_000) + wire.message(A, 1, b"short"))
+        assert connection.nack()[0] == 3
+        assert connection.receive()[0] == wire.ACK
+    server.stop()
+    assert wire.read_logs(server.log) == {A: [b"short"]}
+
+
+def test_socket_options(server: Server) -> None:
+    """Dead peers are found by the kernel: keepalive and user timeout are set."""
+    if not shutil.which("ss"):
+        pytest.skip("needs ss")
+    with wire.Connection(server.port) as connection:
+        connection.log(A, 1, b"a")
+        shown = subprocess.run(
+            ["ss", "-tno", "state", "established", "sport", "=", str(server.port)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "timer:(keepalive" in shown.stdout
+
+
+def test_example_client(make_server) -> None:
+    """The example in the README does what the README says."""
+    source = Path(__file__).parents[2] / "examples" / "send.py"
+    server = make_server().start()
+    script = server.folder / "send.py"
+    script.write_text(source.read_text().replace("7514", str(server.port)))
+    done = subprocess.run(
+        [sys.executable, str(script), "hello", "wörld"], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["ACK", "ACK"]
+    (bodies,) = wire.read_logs(server.log).values()
+    assert bodies == [b"hello", "wörld".encode()]
+
+
+def test_example_application(make_server) -> None:
+    """The embedding example runs, logs its own events, and serves."""
+    source = Path(__file__).parents[2] / "examples" / "embedded.tac"
+    server = make_server()
+    script = server.folder / "embedded.tac"
+    script.write_text(source.read_text().replace("7514", str(server.port)))
+    server.command = lambda *options: [
+        *(str(BIN / "twistd"), "-n", "--pidfile=", "--python", str(script), "--no_save")
+    ]
+    server.start()
+    with wire.Connection(server.port) as connection:
+        connection.log(A, 1, b"from outside")
+    wait_until(lambda: "durable: 2" in server.said(), "two counts")
+    server.process.terminate()
+    server.wait()
+    assert "Traceback" not in server.said()
+    logged = wire.read_logs(server.log)
+    assert logged.pop(A) == [b"from outside"]
+    (own,) = logged.values()
+    assert own[:2] == [b'{"count":1}', b'{"count":2}']
