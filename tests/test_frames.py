@@ -1,0 +1,236 @@
+"""Frames: whatever a peer sends, and however it arrives."""
+
+from __future__ import annotations
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from twisted.protocols.basic import Int32StringReceiver
+from twisted.trial.unittest import SynchronousTestCase
+
+from msglog import NackCode
+from msglog._batch import MAX_SEQUENCE
+from msglog._frames import (
+    ABSURD_BODY_BYTES,
+    Ack,
+    Enquiry,
+    Fault,
+    FrameDecoder,
+    Nack,
+    Run,
+    Terms,
+    _encode,
+    decode_answers,
+    encode_acks,
+    encode_enquiry,
+    encode_message,
+    encode_nack,
+    encode_terms,
+    message_checksum,
+)
+
+A, B = bytes(range(16)), bytes(range(16, 32))
+NOBODY = bytes(16)
+MAX = 64
+
+bodies = st.binary(max_size=MAX)
+clients = st.sampled_from([A, B])
+sequences = st.integers(1, 5) | st.integers(1, MAX_SEQUENCE)
+frames = st.one_of(
+    st.builds(encode_message, clients, sequences, bodies),
+    st.builds(encode_message, clients, sequences, st.binary(min_size=MAX + 1, max_size=4 * MAX)),
+    st.builds(encode_enquiry, clients, st.integers(1, 255)),
+    st.builds(_encode, st.integers(0, 255), clients, st.integers(0, 2**64 - 1), bodies),
+)
+
+
+def flatten(events: list) -> list:
+    """Events with each run taken apart into its messages: how they are grouped may differ."""
+    flat = []
+    for event in events:
+        if isinstance(event, Run):
+            batch = event.batch
+            flat.extend(
+                (batch.client, batch.first + i, checksum, body, head)
+                for i, (checksum, body, head) in enumerate(
+                    zip(batch.checksums, batch.bodies, event.heads, strict=True)
+                )
+            )
+        else:
+            flat.append(event)
+    return flat
+
+
+def decode(data: bytes, *cuts: int) -> list:
+    decoder = FrameDecoder(MAX)
+    events, last = [], 0
+    for cut in [*sorted(cuts), len(data)]:
+        events += decoder.feed(data[last:cut])
+        last = cut
+    return events
+
+
+class Strings(Int32StringReceiver):
+    MAX_LENGTH = 29 + MAX
+
+    def __init__(self) -> None:
+        self.strings: list[bytes] = []
+
+    def stringReceived(self, string: bytes) -> None:
+        self.strings.append(string)
+
+
+class DecoderTest(SynchronousTestCase):
+    @settings(deadline=None)
+    @given(st.lists(frames, max_size=8), st.lists(st.integers(0, 1000), max_size=10))
+    def test_any_pieces(self, parts: list[bytes], cuts: list[int]) -> None:
+        """The same bytes give the same events, however they are cut into reads."""
+        data = b"".join(parts)
+        cuts = [min(cut, len(data)) for cut in cuts]
+        self.assertEqual(flatten(decode(data, *cuts)), flatten(decode(data)))
+
+    @settings(deadline=None)
+    @given(st.binary(max_size=500))
+    @example(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    def test_any_bytes(self, data: bytes) -> None:
+        """Nothing that a peer sends raises, byte by byte or at once."""
+        self.assertEqual(flatten(decode(data, *range(len(data)))), flatten(decode(data)))
+
+    @settings(deadline=None)
+    @given(st.lists(st.builds(encode_message, clients, sequences, bodies), max_size=8))
+    def test_same_framing_as_twisted(self, parts: list[bytes]) -> None:
+        """Its frames are the strings of Twisted's Int32StringReceiver."""
+        strings = Strings()
+        strings.dataReceived(b"".join(parts))
+        messages = flatten(decode(b"".join(parts)))
+        self.assertEqual(strings.strings, [head + body for *_, body, head in messages])
+
+    def test_runs(self) -> None:
+        """Consecutive messages of one client are one run; anything else begins another."""
+        data = b"".join(
+            encode_message(client, sequence, b"x")
+            for client, sequence in [(A, 1), (A, 2), (B, 1), (B, 2), (B, 4), (B, 4), (A, 5)]
+        )
+        runs = [(e.batch.client, e.batch.first, len(e.batch)) for e in decode(data)]
+        self.assertEqual(runs, [(A, 1, 2), (B, 1, 2), (B, 4, 1), (B, 4, 1), (A, 5, 1)])
+
+    def test_a_fault_ends_a_run(self) -> None:
+        """Events keep the order of what they are about."""
+        one, two = encode_message(A, 1, b"x"), encode_message(A, 2, b"y")
+        kinds = [type(e) for e in decode(one + encode_enquiry(A) + two)]
+        self.assertEqual(kinds, [Run, Enquiry, Run])
+
+    def fault(self, data: bytes) -> Fault:
+        """The first fault in data; what follows a malformed frame is not looked at."""
+        good = encode_message(A, 1, b"good")
+        first, *rest = decode(good + data + good)
+        self.assertEqual(flatten([first])[0][3], b"good")
+        fault = rest[0]
+        self.assertIsInstance(fault, Fault)
+        if fault.code is NackCode.MALFORMED:
+            self.assertEqual(len(rest), 1)
+        else:
+            self.assertEqual(flatten(rest[1:])[0][3], b"good")
+        return fault
+
+    def test_malformed(self) -> None:
+        """Each way of not being a frame is MALFORMED, with what is known of its sender."""
+        for data, client, sequence in [
+            (b"GET / HTTP/1.1\r\n\r\n" + bytes(50), NOBODY, 0),
+            (bytes.fromhex("16030102000100") + bytes(50), NOBODY, 0),
+            (bytes(4), NOBODY, 0),
+            (b"\x00\x00\x00\x1c" + bytes(28), NOBODY, 0),
+            ((29 + ABSURD_BODY_BYTES + 1).to_bytes(4, "big") + bytes(40), NOBODY, 0),
+            (_encode(0x02, A, 7, b""), A, 7),
+            (_encode(0x06, A, 7, b""), A, 7),
+            (_encode(0x05, A, 7, b"\x01"), A, 7),
+            (_encode(0x05, A, 0, b""), A, 0),
+            (_encode(0x05, A, 0, b"\x00"), A, 0),
+            (_encode(0x05, A, 0, b"\x01\x01"), A, 0),
+            (encode_message(A, 0, b"x"), A, 0),
+            (encode_message(A, MAX_SEQUENCE + 1, b"x"), A, MAX_SEQUENCE + 1),
+            (encode_message(A, 0, bytes(MAX + 1)), A, 0),
+            (_encode(0x05, A, 0, bytes(MAX + 1)), A, 0),
+        ]:
+            fault = self.fault(data)
+            self.assertEqual(fault.code, NackCode.MALFORMED, data)
+            self.assertEqual((fault.client, fault.sequence), (client, sequence), data)
+            self.assertTrue(fault.reason)
+
+    def test_absurd_length_is_said_at_once(self) -> None:
+        """Four bytes are enough to know that it is no frame; no more is waited for."""
+        (fault,) = decode(b"GET ")
+        self.assertEqual(fault.code, NackCode.MALFORMED)
+
+    @settings(deadline=None)
+    @given(st.integers(4, 36), st.integers(0, 7))
+    def test_corrupt(self, at: int, bit: int) -> None:
+        """Any flipped bit after the length is CORRUPT, and the connection goes on."""
+        data = bytearray(encode_message(A, 3, b"body"))
+        data[at] ^= 1 << bit
+        self.assertEqual(self.fault(bytes(data)).code, NackCode.CORRUPT)
+
+    def test_too_long(self) -> None:
+        """A body over the maximum is TOO_LONG; one at the maximum is taken."""
+        fault = self.fault(encode_message(A, 9, bytes(MAX + 1)))
+        self.assertEqual((fault.code, fault.client, fault.sequence), (NackCode.TOO_LONG, A, 9))
+        (run,) = decode(encode_message(A, 9, bytes(MAX)))
+        self.assertEqual(run.batch.bodies, [bytes(MAX)])
+
+    def test_too_long_is_answered_at_its_header(self) -> None:
+        """The refusal does not wait for the body, and the body is not kept."""
+        decoder = FrameDecoder(MAX)
+        (fault,) = decoder.feed(encode_message(A, 9, bytes(10_000))[:100])
+        self.assertEqual(fault.code, NackCode.TOO_LONG)
+        self.assertTrue(decoder.partial)
+        self.assertEqual(decoder.feed(bytes(9000)), [])
+        self.assertEqual(decoder._pieces, [])
+
+    def test_partial(self) -> None:
+        """A decoder knows whether it is in the middle of a frame."""
+        data = encode_message(A, 1, b"body")
+        for length in range(len(data) + 1):
+            decoder = FrameDecoder(MAX)
+            decoder.feed(data[:length])
+            self.assertEqual(decoder.partial, 0 < length < len(data))
+
+    def test_long_frames_are_joined_once(self) -> None:
+        """A frame of many pieces is copied once, not at each piece."""
+        copied = 0
+
+        class Counting(bytes):
+            def __radd__(self, other: bytes) -> bytes:
+                nonlocal copied
+                copied += 1
+                return bytes(other) + bytes(self)
+
+        decoder = FrameDecoder(1 << 20)
+        data = encode_message(A, 1, bytes(1 << 20))
+        events = []
+        for at in range(0, len(data), 1000):
+            events += decoder.feed(Counting(data[at : at + 1000]))
+        self.assertEqual(len(flatten(events)), 1)
+        self.assertLessEqual(copied, 1)
+
+
+class AnswersTest(SynchronousTestCase):
+    def test_acks(self) -> None:
+        """ACKs echo client, sequence and checksum of each message."""
+        data = b"".join(encode_message(A, n, b"%d" % n) for n in range(1, 10))
+        (run,) = decode(data)
+        acks = [answer for answer, _ in decode_answers(encode_acks(run.heads))]
+        self.assertEqual(acks, [Ack(A, n, message_checksum(A, n, b"%d" % n)) for n in range(1, 10)])
+
+    def test_others(self) -> None:
+        """NACK and TERMS come out as they went in."""
+        data = encode_nack(A, 5, 4, 3, "warum — darum") + encode_terms(B, 7, 1, 256, 1024)
+        (nack, _), (terms, end) = decode_answers(data + b"\0\0")
+        self.assertEqual(nack, Nack(A, 5, NackCode.OUT_OF_ORDER, 3, "warum — darum"))
+        self.assertEqual(terms, Terms(B, 7, 1, 256, 1024))
+        self.assertEqual(end, len(data))
+
+    def test_damaged(self) -> None:
+        """A damaged answer is an error, not an answer."""
+        data = bytearray(encode_nack(A, 5, 4, 3, "x"))
+        data[-1] ^= 1
+        self.assertRaises(ValueError, list, decode_answers(bytes(data)))
+        self.assertRaises(ValueError, list, decode_answers(encode_message(A, 1, b"")))
