@@ -17,7 +17,7 @@ import os
 import sqlite3
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ class Checkpoint:
         written: dict[bytes, tuple[ClientState, int]],
         *,
         durable: bool,
-    ) -> Iterator[None]:
+    ) -> Generator[None, None, None]:
         """
         Bring the checkpoint up to date, in steps between which the log may go on.
 

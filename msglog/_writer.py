@@ -22,7 +22,7 @@ import enum
 import errno
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from attrs import define, frozen
@@ -139,7 +139,7 @@ class LogWriter:
         self._unsynced = False
         self._synced_at = 0.0
         self._checkpoint: Checkpoint | None = None
-        self._steps: Iterator[None] | None = None
+        self._steps: Generator[None, None, None] | None = None
         self._covered = 0  # the offset of the last checkpoint
         self._checkpointed_at = 0.0
         self._retry_at = 0.0  # after a checkpoint that failed
@@ -171,6 +171,9 @@ class LogWriter:
             raise
 
     def _abandon(self) -> None:
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
         if self._checkpoint is not None:
             self._checkpoint.close()
             self._checkpoint = None
@@ -201,6 +204,12 @@ class LogWriter:
                 offset = coverage.offset
                 self._check_coverage(coverage)
             elif not coverage.complete:
+                if self._size and not self._first:
+                    raise LogDamaged(
+                        f"{self.path} is damaged at byte 0: its first line is no record, and its "
+                        f"ledger knows another. Nothing was changed. Restore the log from a copy, "
+                        f"or move it and its ledger away"
+                    )
                 self._finish_rotated(coverage, progress)
         self._size, kept = self._replay(
             self._fd, self.path, offset, progress, joining=coverage is None, lazy=lazy
@@ -466,21 +475,35 @@ class LogWriter:
         except OSError as e:
             if e.errno not in _NO_ROOM:
                 raise self._fail(f"cannot write {self.path}: {e.strerror}") from e
-            try:
-                disk.cut(fd, self._size)
-            except OSError as worse:
-                raise self._fail(f"cannot cut {self.path}: {worse.strerror}") from worse
+            self._cut_back()
             raise _NoRoom(f"cannot write the log: {e.strerror}") from e
-        if self._lazy:
-            self._unsynced = True
-            if self._monotonic() - self._synced_at >= self._lazy:
-                self._sync()
-        else:
-            self._unsynced = True
+        self._unsynced = True
+        if not self._lazy or not self._size or self._monotonic() - self._synced_at >= self._lazy:
             self._sync()
         if not self._size:
-            self._first = data[: data.index(b"\n") + 1]
+            self._begin_file(data)
         self._size += len(data)
+
+    def _cut_back(self) -> None:
+        """Take back what was written of a commit that failed."""
+        try:
+            self._disk.cut(self._fd, self._size)
+        except OSError as e:
+            raise self._fail(f"cannot cut {self.path}: {e.strerror}") from e
+
+    def _begin_file(self, data: bytes) -> None:
+        """
+        Have the ledger know a file by its first line before anything in it is acknowledged.
+
+        Otherwise a file that is moved away while the server is dead could not be told from none.
+        """
+        self._first = data[: data.index(b"\n") + 1]
+        try:
+            self._save(durable=True, complete=False)
+        except sqlite3.Error as e:
+            self._first = b""
+            self._cut_back()
+            raise _NoRoom(f"cannot write the ledger: {e}") from e
 
     def _sync(self) -> None:
         if self._unsynced:
@@ -592,7 +615,7 @@ class LogWriter:
     def _coverage(self, *, complete: bool) -> Coverage:
         return Coverage(self._first, self._size, self._last_time, complete, bool(self._lazy))
 
-    def _steps_of(self, coverage: Coverage | None, *, durable: bool) -> Iterator[None]:
+    def _steps_of(self, coverage: Coverage | None, *, durable: bool) -> Generator[None, None, None]:
         assert self._checkpoint is not None
         written: dict[bytes, tuple[ClientState, int]] = {}
         dirty = dict(self.ledger.dirty)
@@ -601,7 +624,7 @@ class LogWriter:
             self._covered = coverage.offset
         self.ledger.saved(written)
 
-    def _drain(self, steps: Iterator[None]) -> None:
+    def _drain(self, steps: Generator[None, None, None]) -> None:
         for _ in steps:
             pass
 
