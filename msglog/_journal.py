@@ -108,6 +108,9 @@ class Journal:
     def _judged(self, verdict: Verdict, batch: Batch, entries: list[_Entry]) -> None:
         self.pending_bytes -= sum(map(len, batch.bodies))
         self._next = 0 if verdict.refusals else batch.first + len(entries)
+        # Before the receipts fire: what is logged when they do goes to the store at once, and so
+        # before a stop that follows.
+        self._go_on()
         refused = {
             index: refusal
             for refusal in verdict.refusals
@@ -120,4 +123,3 @@ class Journal:
                 entry.receipt.callback(
                     Receipt(self.client, batch.first + index, batch.checksums[index])
                 )
-        self._go_on()

@@ -60,7 +60,7 @@ class Limits:
         10_000,
         "connections",
         "connections at a time; one more is told UNAVAILABLE and closed",
-        "12 KiB each at most when idle, so 120 MiB; a system often allows fewer descriptors",
+        "5 KiB each when idle, so 50 MiB; a system often allows fewer descriptors",
     )
     max_unanswered_bytes: int = _limit(
         1 * MIB,

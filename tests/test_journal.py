@@ -75,3 +75,11 @@ class JournalTest(SynchronousTestCase):
         """A message that no record may hold is refused for good."""
         error = self.failureResultOf(self.journal.log(bytes((16 << 20) + 1)), NotLogged).value
         self.assertFalse(error.retry)
+
+    def test_logged_when_a_receipt_fires(self) -> None:
+        """It is with the store before anything that follows, such as a stop."""
+        self.journal.log(b"a").addCallback(lambda _: self.journal.log(b"b"))
+        self.store.commit()
+        self.store.commit()
+        self.assertEqual(self.bodies(), [b"a"])
+        self.assertEqual(len(self.store._waiting), 1)
