@@ -91,8 +91,9 @@ class Journal:
         else:
             self._store.last(self.client.bytes).addCallback(self._know)
 
-    def _know(self, last: int) -> None:
-        self._next = last + 1
+    def _know(self, last: int | None) -> None:
+        # A store that cannot say will refuse any sequence, and say why.
+        self._next = (last or 0) + 1
         self._append()
 
     def _append(self) -> None:

@@ -35,6 +35,7 @@ from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
     IPullProducer,
+    IPushProducer,
     IReactorTime,
     ITransport,
 )
@@ -82,6 +83,8 @@ class _State(enum.Enum):
     LOST = enum.auto()
 
 
+_READING = (_State.OPEN, _State.ENDING)
+
 # Why a connection is not read, as bits.  (Plain numbers: an enum's "&" costs 0.4 µs.)
 _UNANSWERED = 1
 _UNREAD = 2
@@ -102,26 +105,27 @@ class _Owed:
 
 
 @implementer(IPullProducer)
-class _Answers:
+class _SocketAnswers:
     """
-    Writes answers, and knows whether the peer reads them.
+    Writes answers to a plain socket, and knows whether the peer reads them.
 
     Twisted's C{transport.write} waits for the next turn of the reactor and costs two calls of
     epoll_ctl, which for one small answer is most of its price.  So while nothing is waiting to be
     written, answers go straight to the socket, and only what it does not take goes to the
-    transport.  (Measured with 1,000 connections of one message at a time: see docs/design.md.)
+    transport.  (What that gains is in docs/design.md.)  As a pull producer it hears when the
+    transport has written everything.
 
-    @ivar unread: bytes that were neither taken by the socket nor dropped.
-    @ivar since: when the transport last took some.
+    @ivar unread: bytes that the socket has not taken.
+    @ivar since: when it last took some.
     """
 
     __slots__ = (
+        "_drained",
         "_handed",
         "_queue",
         "_seconds",
         "_send",
         "_transport",
-        "drained",
         "since",
         "unread",
     )
@@ -130,28 +134,25 @@ class _Answers:
         self, transport: Any, seconds: Callable[[], float], drained: Callable[[], None]
     ) -> None:
         self._transport = transport
+        self._send = transport.getHandle().send
         self._seconds = seconds
-        self.drained = drained
+        self._drained = drained
         self._queue: list[bytes] = []
         self._handed = 0
         self.unread = 0
         self.since = 0.0
-        # Only for a plain socket: a wrapper such as TLS must see every byte.
-        plain = isinstance(transport, tcp.Connection) and not transport.TLS
-        self._send = transport.getHandle().send if plain else None
         transport.registerProducer(self, False)
 
     def send(self, data: bytes) -> None:
         if not self.unread:
-            if self._send is not None:
-                try:
-                    sent = self._send(data)
-                except OSError:
-                    # Full, or lost: the transport finds out which.
-                    sent = 0
-                if sent == len(data):
-                    return
-                data = data[sent:]
+            try:
+                sent = self._send(data)
+            except OSError:
+                # Full, or lost: the transport finds out which.
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
             self.since = self._seconds()
         self.unread += len(data)
         self._queue.append(data)
@@ -172,15 +173,61 @@ class _Answers:
         if self._queue:
             self.since = self._seconds()
             self._hand_over()
-        self.drained()
+        self._drained()
 
     def stopProducing(self) -> None:
         """The connection is lost."""
         self._queue = []
 
-    def finish(self) -> None:
-        """Let the transport close when it has written what it has."""
-        self._transport.unregisterProducer()
+
+@implementer(IPushProducer)
+class _TransportAnswers:
+    """
+    Writes answers to any other transport, TLS for one, which must see every byte.
+
+    @ivar unread: bytes that were written when the transport was full, or wait until it is not.
+    @ivar since: when it became full.
+    """
+
+    __slots__ = ("_drained", "_full", "_queue", "_seconds", "_transport", "since", "unread")
+
+    def __init__(
+        self, transport: Any, seconds: Callable[[], float], drained: Callable[[], None]
+    ) -> None:
+        self._transport = transport
+        self._seconds = seconds
+        self._drained = drained
+        self._queue: list[bytes] = []
+        self._full = False
+        self.unread = 0
+        self.since = 0.0
+        transport.registerProducer(self, True)
+
+    def send(self, data: bytes) -> None:
+        if self._full:
+            self._queue.append(data)
+        else:
+            self._transport.write(data)
+        if self._full:
+            self.unread += len(data)
+
+    def pauseProducing(self) -> None:
+        """The transport has as much as it takes."""
+        self._full = True
+        self.since = self._seconds()
+
+    def resumeProducing(self) -> None:
+        """The transport takes more."""
+        self._full = False
+        self.unread = 0
+        queue, self._queue = self._queue, []
+        if queue:
+            self.send(b"".join(queue))
+        self._drained()
+
+    def stopProducing(self) -> None:
+        """The connection is lost."""
+        self._queue = []
 
 
 @implementer(IHalfCloseableProtocol)
@@ -211,11 +258,13 @@ class MessageLogProtocol(Int32StringReceiver):
             transport.write(encode_nack(_NOBODY, 0, NackCode.UNAVAILABLE, 0, reason))
             transport.loseConnection()
             self._state = _State.LOST
-            factory.turned_away()
+            factory.note("were turned away", self, reason)
             return
         factory.connections.add(self)
         self._decoder = FrameDecoder(factory.limits.max_message_bytes)
-        self._answers = _Answers(transport, factory.seconds, self._drained)
+        plain = isinstance(transport, tcp.Connection) and not transport.TLS
+        answers = _SocketAnswers if plain else _TransportAnswers
+        self._answers = answers(transport, factory.seconds, self._drained)
         factory.tune(transport)
         if factory.holding:
             self.hold(_UNDURABLE)
@@ -242,7 +291,7 @@ class MessageLogProtocol(Int32StringReceiver):
                 self._take(event)
             else:
                 self._answer_rare(event)
-        if self._unanswered > factory.limits.max_unanswered_bytes:
+        if self._unanswered > factory.limits.max_unanswered_bytes and self._state is _State.OPEN:
             self.hold(_UNANSWERED)
         if factory.undurable > factory.limits.max_undurable_bytes:
             factory.hold_all()
@@ -272,19 +321,24 @@ class MessageLogProtocol(Int32StringReceiver):
                 self.factory.store,
             )
 
-            def terms(last: int) -> None:
-                version = min(event.version, PROTOCOL_VERSION)
-                self._settle(
-                    owed,
-                    encode_terms(client, last, version, limits.max_message_bytes, store.window),
-                )
+            def answer(last: int | None) -> None:
+                if last is None:
+                    code, reason = NackCode.UNAVAILABLE, "the store cannot say"
+                    self._settle(owed, encode_nack(client, 0, code, 0, reason))
+                    return
+                version, longest = min(event.version, PROTOCOL_VERSION), limits.max_message_bytes
+                self._settle(owed, encode_terms(client, last, version, longest, store.window))
 
-            store.last(client).addCallback(terms).addErrback(self._store_broke)
+            def broken(failure: Failure) -> None:
+                self._store_broke(failure)
+                answer(None)
+
+            store.last(client).addCallbacks(answer, broken)
         elif isinstance(event, Fault):
-            answer = encode_nack(event.client, event.sequence, event.code, 0, event.reason)
-            self._settle(owed, answer)
+            nack = encode_nack(event.client, event.sequence, event.code, 0, event.reason)
+            self._settle(owed, nack)
             if event.code is NackCode.MALFORMED:
-                self.factory.malformed(self, event)
+                self.factory.note("sent what is no frame of this protocol", self, event.reason)
                 self.end()
 
     def _owe(self, cost: int) -> _Owed:
@@ -358,16 +412,21 @@ class MessageLogProtocol(Int32StringReceiver):
 
     def hold(self, reason: int) -> None:
         """Do not read, for a reason."""
-        if not self._held and self._state is _State.OPEN:
+        if not self._held and not self._peer_done and self._state in _READING:
             self.pauseProducing()
         self._held |= reason
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether messages that arrive now go to the store."""
+        return self._state is _State.OPEN
 
     def release(self, reason: int) -> None:
         """A reason not to read is gone."""
         if not self._held & reason:
             return
         self._held &= ~reason
-        if not self._held and self._state is _State.OPEN:
+        if not self._held and not self._peer_done and self._state in _READING:
             self._partial_since = None
             self.resumeProducing()
 
@@ -377,17 +436,16 @@ class MessageLogProtocol(Int32StringReceiver):
         """Take nothing more; close when everything is answered."""
         if self._state is not _State.OPEN:
             return
-        if self._held and not self._peer_done:
-            # What comes is cheap from now on, and has to be read for the answers to arrive.
-            self.resumeProducing()
         self._state = _State.ENDING
+        # What comes is cheap from now on, and has to be read for the answers to arrive.
+        self.release(_UNANSWERED | _UNDURABLE)
         self._finish()
 
     def _finish(self) -> None:
         if self._owed or self._answers.unread:
             return
-        self._answers.finish()
-        if self._peer_done or not isinstance(self.transport, tcp.Connection):
+        self.transport.unregisterProducer()
+        if self._peer_done or not isinstance(self._answers, _SocketAnswers):
             self._state = _State.LOST
             self.transport.loseConnection()
         else:
@@ -431,12 +489,7 @@ class MessageLogProtocol(Int32StringReceiver):
             self.end()
 
     def _abort(self, why: str, seconds: float) -> None:
-        self.factory.log.info(
-            "aborting the connection of {peer}: it {why} ({seconds} s)",
-            peer=str(self.transport.getPeer()),
-            why=why,
-            seconds=seconds,
-        )
+        self.factory.note("were aborted", self, f"it {why} ({seconds:g} s)")
         self.transport.abortConnection()
 
 
@@ -498,8 +551,7 @@ class MessageLogFactory(Factory):
         self.stopping = False
         self._stopped: Deferred[None] | None = None
         self._to_flush: list[MessageLogProtocol] = []
-        self._turned_away = 0
-        self._malformed = 0
+        self._notes: dict[str, tuple[int, str, str]] = {}
         self._sweep = LoopingCall(self._check)
         self._sweep.clock = reactor
 
@@ -507,6 +559,9 @@ class MessageLogFactory(Factory):
 
     def startFactory(self) -> None:
         """Begin to watch the connections' deadlines."""
+        self.stopping = False
+        if self._sweep.running:
+            return
         limits = self.limits
         shortest = min(limits.unread_seconds, limits.frame_seconds, LINGER_SECONDS)
         # Often enough to be at most a quarter late: 10,000 connections take 3 ms a round.
@@ -560,39 +615,27 @@ class MessageLogFactory(Factory):
         if not self.holding:
             self.holding = True
             for connection in self.connections:
-                connection.hold(_UNDURABLE)
+                if connection.takes_messages:
+                    connection.hold(_UNDURABLE)
 
-    def turned_away(self) -> None:
-        """Count a connection that was one too many."""
-        self._turned_away += 1
-
-    def malformed(self, connection: MessageLogProtocol, fault: Fault) -> None:
-        """Count a connection that sent what is no frame; say so of the first in a while."""
-        if not self._malformed:
-            self.log.warn(
-                "{peer} sent what is no frame of msglog's protocol: {reason}",
-                peer=str(connection.transport.getPeer()),
-                reason=fault.reason,
-            )
-        self._malformed += 1
+    def note(self, what: str, connection: MessageLogProtocol, reason: str) -> None:
+        """Have it said that something became of a connection, in one line for all in a while."""
+        count, _, _ = self._notes.get(what, (0, "", ""))
+        self._notes[what] = count + 1, str(connection.transport.getPeer()), reason
 
     def _check(self) -> None:
         now = self.seconds()
         for connection in list(self.connections):
             connection.check(now)
-        # Said here, once a round: not a line for each connection that an attacker opens.
-        if self._turned_away:
+        notes, self._notes = self._notes, {}
+        for what, (count, peer, reason) in notes.items():
             self.log.warn(
-                "turned away {count} connections: {limit} are open, which is --max-connections",
-                count=self._turned_away,
-                limit=self.limits.max_connections,
+                "{count} connections {what}, the last of {peer}: {reason}",
+                count=count,
+                what=what,
+                peer=peer,
+                reason=reason,
             )
-        if self._malformed > 1:
-            self.log.warn(
-                "{count} more connections sent what is no frame",
-                count=self._malformed - 1,
-            )
-        self._turned_away = self._malformed = 0
 
     def stop(self) -> Deferred[None]:
         """

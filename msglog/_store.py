@@ -109,6 +109,7 @@ class FileStore(Service):
         worker: Callable[[IReactorFromThreads], IWorker] = WorkThread,
     ) -> None:
         self._limits = limits or Limits()
+        self._sync = sync
         self._reactor: IReactorTime = reactor
         self._writer = writer or LogWriter(Path(path), self._limits, sync)
         self._make_worker = worker
@@ -139,10 +140,10 @@ class FileStore(Service):
         size = sum(map(len, batch.bodies))
         return self._wait(Appending(batch, format_fragments(batch), size))
 
-    def last(self, client: bytes) -> Deferred[int]:
+    def last(self, client: bytes) -> Deferred[int | None]:
         """See L{IStore.last}."""
         if self._refusal() is not None:
-            return succeed(0)
+            return succeed(None)
         return self._wait(Asking(client))
 
     def _refusal(self) -> tuple[NackCode, int, str] | None:
@@ -232,7 +233,7 @@ class FileStore(Service):
         assert refusal is not None
         for entry, verdict in zip(entries, verdicts, strict=True):
             if isinstance(entry, Asking):
-                verdict.callback(0)
+                verdict.callback(None)
             else:
                 verdict.callback(Verdict.refused(entry.batch, *refusal))
         if self._on_failure is not None:
@@ -274,10 +275,11 @@ class FileStore(Service):
         @raise StartError: it cannot be used; the error says why and what to do.
         """
         recovered = self._writer.open()
+        self.failed = None
         super().startService()
         self._stopped = None
         self._worker = self._make_worker(self._reactor)  # type: ignore[arg-type]
-        self._ticks.start(_TICK_SECONDS, now=False)
+        self._ticks.start(min(_TICK_SECONDS, self._sync / 4 or _TICK_SECONDS), now=False)
         self._say(recovered)
 
     def _say(self, recovered: Recovered) -> None:

@@ -137,13 +137,16 @@ class LogWriter:
         self._first = b""  # the log's first line
         self._last_time = 0
         self._unsynced = False
-        self._synced_at = 0.0
+        self._unsynced_since = 0.0
         self._checkpoint: Checkpoint | None = None
         self._steps: Generator[None, None, None] | None = None
         self._covered = 0  # the offset of the last checkpoint
         self._checkpointed_at = 0.0
         self._retry_at = 0.0  # after a checkpoint that failed
-        self.ledger = Ledger(self._load, limits.window, limits.ledger_memory)
+        self.ledger = self._new_ledger()
+
+    def _new_ledger(self) -> Ledger:
+        return Ledger(self._load, self._limits.window, self._limits.ledger_memory)
 
     # --- start -----------------------------------------------------------------------------
 
@@ -183,6 +186,9 @@ class LogWriter:
 
     def _open(self) -> Recovered:
         self._fd = self._open_locked()
+        # Not what an earlier life of this object had staged when its disk failed.
+        self.ledger = self._new_ledger()
+        self._last_time = 0
         self._checkpoint = Checkpoint(self.ledger_path, self._limits.window)
         coverage = self._checkpoint.coverage()
         self._size = self._disk.size(self._fd)
@@ -220,7 +226,8 @@ class LogWriter:
         # it must not be acknowledged on the page cache's word.
         self._disk.sync(self._fd)
         self._disk.sync_folder(self.path.parent)
-        self._synced_at = self._checkpointed_at = self._monotonic()
+        self._unsynced = False
+        self._checkpointed_at = self._monotonic()
         self._save(durable=True, complete=False)
         self._state = _State.OPEN
         return Recovered(self._size, progress.read, progress.records, kept, coverage is None)
@@ -477,8 +484,10 @@ class LogWriter:
                 raise self._fail(f"cannot write {self.path}: {e.strerror}") from e
             self._cut_back()
             raise _NoRoom(f"cannot write the log: {e.strerror}") from e
-        self._unsynced = True
-        if not self._lazy or not self._size or self._monotonic() - self._synced_at >= self._lazy:
+        if not self._unsynced:
+            self._unsynced = True
+            self._unsynced_since = self._monotonic()
+        if not self._lazy or not self._size or self._sync_is_due():
             self._sync()
         if not self._size:
             self._begin_file(data)
@@ -512,7 +521,10 @@ class LogWriter:
             except OSError as e:
                 raise self._fail(f"cannot sync {self.path}: {e.strerror}") from e
             self._unsynced = False
-        self._synced_at = self._monotonic()
+
+    def _sync_is_due(self) -> bool:
+        """Whether to sync now so that no write waits for longer than C{--sync}."""
+        return self._unsynced and self._monotonic() - self._unsynced_since >= self._lazy / 2
 
     def _fail(self, reason: str) -> StoreFailed:
         self._state = _State.FAILED
@@ -527,7 +539,7 @@ class LogWriter:
         """
         if self._state is not _State.OPEN:
             return
-        if self._lazy and self._monotonic() - self._synced_at >= self._lazy:
+        if self._lazy and self._sync_is_due():
             self._sync()
         self._advance_checkpoint(all_of_it=True)
 

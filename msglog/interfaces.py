@@ -31,10 +31,10 @@ class IStore(Interface):
         @return: fires when every message of the batch is durable or refused; never fails.
         """
 
-    def last(client: bytes) -> Deferred[int]:
+    def last(client: bytes) -> Deferred[int | None]:
         """
         A client's last durable sequence, 0 if it has none, as of when every batch that was
         appended before is judged.  Asking makes the store remember nothing.
 
-        @return: fires with it; never fails.  A store that has failed says 0.
+        @return: fires with it, or with L{None} if the store cannot say; never fails.
         """

@@ -61,7 +61,7 @@ class MemoryStore:
         """See L{IStore.append}."""
         return self._wait(batch)
 
-    def last(self, client: bytes) -> Deferred[int]:
+    def last(self, client: bytes) -> Deferred[int | None]:
         """See L{IStore.last}."""
         return self._wait(client)
 
@@ -100,20 +100,20 @@ class MemoryTransport(StringTransport):
     stalled = False
     aborted = False
     half_closed = False
-    _pending = False
+    _full = False
 
     def write(self, data: bytes) -> None:
-        """Take data; ask the producer for more when the peer has read it."""
+        """Take data; pause the producer if the peer reads nothing."""
         super().write(data)
-        self._pending = True
-        if not self.stalled:
-            self.drain()
+        if self.stalled and not self._full and self.producer is not None:
+            self._full = True
+            self.producer.pauseProducing()
 
     def drain(self) -> None:
         """Let the peer read everything."""
         self.stalled = False
-        while self._pending and self.producer is not None:
-            self._pending = False
+        if self._full and self.producer is not None:
+            self._full = False
             self.producer.resumeProducing()
 
     def abortConnection(self) -> None:

@@ -126,12 +126,31 @@ class FileStoreTest(FileCase):
         for verdict in (written, waiting, self.append(store, 4, b"later")):
             (refusal,) = self.successResultOf(verdict).refusals
             self.assertEqual(refusal.code, NackCode.NOT_STORED)
-        self.assertEqual(self.successResultOf(asked), 0)
+        self.assertIsNone(self.successResultOf(asked))
         self.assertEqual(len(self.failures), 1)
         stopped = store.stopService()
         self.settle(store)
         self.successResultOf(stopped)
         self.assertEqual(len(self.failures), 1)
+
+    def test_started_again_after_a_failure(self) -> None:
+        """A start after fail-stop knows what is on the disk, and not what was hoped."""
+        store = self.make_store()
+        self.append(store, 1, b"x")
+        self.settle(store)
+        self.disk.errors = {"write": errno.EIO}
+        self.append(store, 2, b"y")
+        self.settle(store)
+        store.stopService()
+        self.settle(store)
+        self.disk.errors = {}
+        store.startService()
+        last = store.last(A)
+        self.settle(store)
+        self.assertEqual(self.successResultOf(last), 1)
+        verdict = self.append(store, 2, b"z")
+        self.settle(store)
+        self.assertEqual(self.successResultOf(verdict), STORED)
 
     def test_a_defect_is_fail_stop(self) -> None:
         """An error that nobody thought of acknowledges nothing."""
