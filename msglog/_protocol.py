@@ -621,7 +621,9 @@ class MessageLogFactory(Factory):
     def note(self, what: str, connection: MessageLogProtocol, reason: str) -> None:
         """Have it said that something became of a connection, in one line for all in a while."""
         count, _, _ = self._notes.get(what, (0, "", ""))
-        self._notes[what] = count + 1, str(connection.transport.getPeer()), reason
+        peer = connection.transport.getPeer()
+        host, port = getattr(peer, "host", None), getattr(peer, "port", None)
+        self._notes[what] = count + 1, f"{host}:{port}" if host else str(peer), reason
 
     def _check(self) -> None:
         now = self.seconds()
@@ -630,7 +632,7 @@ class MessageLogFactory(Factory):
         notes, self._notes = self._notes, {}
         for what, (count, peer, reason) in notes.items():
             self.log.warn(
-                "{count} connections {what}, the last of {peer}: {reason}",
+                "connections that {what}: {count}; the last, {peer}: {reason}",
                 count=count,
                 what=what,
                 peer=peer,
