@@ -165,6 +165,11 @@ class LogWriter:
             self._abandon()
             if "locked" in str(e):
                 raise LogLocked(f"{self.ledger_path} is in use by another server") from e
+            if isinstance(e, sqlite3.OperationalError):  # the surroundings, not its content
+                raise StartError(
+                    f"cannot use {self.ledger_path}: {e}; see that there is room on the disk and "
+                    f"that the folder may be written to, and start again"
+                ) from e
             raise LedgerDamaged(
                 f"cannot use {self.ledger_path}: {e}; if it is damaged, move it away and start "
                 f"again: it is made anew from the log"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sqlite3
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import LedgerDamaged, Limits, LogDamaged, LogLocked, NackCode, StartError, StoreFailed
 from msglog._batch import STORED
+from msglog._checkpoint import Checkpoint
 from msglog._records import format_fragments, parse_line
 from msglog._writer import Appending, Asking, LogWriter
 from msglog.testing import FaultyDisk, make_batch
@@ -323,6 +325,20 @@ class Restarts(Case):
         self.refuses(LedgerDamaged, str(self.ledger), "move it away")
         self.ledger.unlink()
         self.open()
+
+    def test_full_disk_at_the_start(self) -> None:
+        """That is no reason to throw the ledger away, and is not said to be."""
+        writer = self.open()
+        self.write(writer, 1, 1)
+        writer.close()
+
+        def full(*args, **kwargs):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        self.patch(Checkpoint, "write", full)
+        error = self.assertRaises(StartError, self.make().open)
+        self.assertIn("room on the disk", str(error))
+        self.assertNotIsInstance(error, LedgerDamaged)
 
     def test_no_folder(self) -> None:
         self.log = self.folder / "none" / "log"

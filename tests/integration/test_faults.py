@@ -175,7 +175,7 @@ def test_partial_frame(make_server) -> None:
         connection.send(wire.message(A, 1, b"x" * 100)[:40])
         with pytest.raises(ConnectionResetError):
             connection.receive()
-    assert "in the middle of a frame" in server.said()
+    wait_until(lambda: "in the middle of a frame" in server.said(), "a line about it")
 
 
 def test_too_many_connections(make_server) -> None:
