@@ -66,7 +66,7 @@ class Limits:
         1 * MIB,
         "bytes",
         "held for one connection before it is no longer read",
-        "a window of 1024 messages of 256 bytes, twice, with what holding them costs",
+        "a window of 1024 messages of 256 bytes, with what holding them costs",
     )
     max_undurable_bytes: int = _limit(
         128 * MIB,

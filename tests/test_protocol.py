@@ -309,7 +309,7 @@ class Bounds(Case):
         for n, transport in enumerate(transports):
             if transport.producerState == "producing":
                 transport.protocol.dataReceived(messages(bytes([n]) * 16, 1, *[b"x"] * 5))
-        self.assertLess(self.factory.undurable, 8000 + 5 * 300)
+        self.assertLess(self.factory.undurable, 8000 + 5 * 400)
         late = self.connect()
         self.assertEqual({t.producerState for t in [*transports, late]}, {"paused"})
         self.turn()
