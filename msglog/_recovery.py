@@ -1,116 +1,301 @@
 """
-Reading a log back: its lines, and whether damage at its end is a torn commit.
+Bringing the ledger up to date from the log files at a start: a checkpoint says how far it is.
 
-Theory of operation.  Only one commit is ever in flight, and a commit is begun only after the one
-before it is on the disk.  So what a crash can tear is the last commit alone, and everything before
-it was acknowledged.  One write's pages reach the disk in any order: a torn commit may be good
-records, then zeros, then good records again.  The time tells commits apart: a record that follows
-the damage and has a later time than another one that also follows it, or than what the damaged
-line itself says, proves that the damage is not in the last commit.
+Nothing is changed here but one thing: what a crash tore at the end is kept aside and cut off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 
 from attrs import define, frozen
+from twisted.logger import Logger
 
-from ._errors import RecordError
-from ._records import MAX_LINE_BYTES, Record, parse_line, parse_time
+from ._checkpoint import Coverage
+from ._disk import Disk
+from ._errors import LedgerDamaged, LogDamaged, RecordError
+from ._ledger import Ledger, ReplayError
+from ._records import MAX_LINE_BYTES, format_time
+from ._torn import Damage, Lines, judge_damage, read_record
 
-__all__ = ["Damage", "Lines", "judge_damage"]
+__all__ = ["Recovered", "Recovery"]
 
-_CHUNK = 4 * 1024 * 1024
-_TIME_PREFIX = b'{"time":"'
-
-Read = Callable[[int, int], bytes]
-
-
-@define
-class Lines:
-    """
-    The lines of a file from an offset on, each with the offset where it begins.
-
-    The last one lacks its newline if the file ends without one.  A stretch longer than any record
-    can be comes in pieces, so that a file of zeros does not fill the memory.
-
-    @ivar read: takes a count and an offset and returns bytes, none at the end.
-    @ivar offset: where to begin.
-    """
-
-    read: Read
-    offset: int
-
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        begin = position = self.offset
-        rest: list[bytes] = []
-        held = 0
-        while chunk := self.read(_CHUNK, position):
-            position += len(chunk)
-            *whole, tail = chunk.split(b"\n")
-            for line in whole:
-                if rest:
-                    line = b"".join([*rest, line])
-                    rest, held = [], 0
-                yield begin, line + b"\n"
-                begin += len(line) + 1
-            if tail:
-                rest.append(tail)
-                held += len(tail)
-            if held > MAX_LINE_BYTES:
-                yield begin, b"".join(rest)
-                begin += held
-                rest, held = [], 0
-        if rest:
-            yield begin, b"".join(rest)
+# How often a long recovery says how far it is, in bytes read.
+_PROGRESS_BYTES = 256 * 1024 * 1024
 
 
 @frozen(slots=True)
-class Damage:
-    """A place in the log where a record should be and is not."""
-
-    offset: int
-    line: bytes
-    reason: str
-
-
-def read_record(line: bytes) -> Record:
+class Recovered:
     """
-    The record of a line that must end in a newline.
+    What a start found.
 
-    @raise RecordError: it does not, or is no record.
+    @ivar size: the log's length, bytes.
+    @ivar read: how many bytes of it (and of rotated files) had to be read.
+    @ivar records: how many records those held.
+    @ivar kept: where a torn end was put; L{None} if the end was clean.
+    @ivar rebuilt: whether there was no ledger to begin from.
     """
-    if not line.endswith(b"\n"):
-        raise RecordError("the last line has no end")
-    return parse_line(line)
+
+    size: int
+    read: int
+    records: int
+    kept: Path | None
+    rebuilt: bool
 
 
-def judge_damage(damage: Damage, last_time: int, following: Lines) -> str | None:
+class Recovery:
     """
-    Why damage cannot be a torn last commit; L{None} if it can.
+    One start's reading of the log.
 
-    @param last_time: the time of the last good record before the damage.
-    @param following: what comes after the damaged line.
+    @param path: the log.
+    @param ledger_path: its ledger's file, to name it in errors.
+    @param ledger: what is brought up to date.
+    @param spill: called when more clients are in memory than may be and most of them have changed;
+        it must write the changed ones to the ledger's file.
+    @ivar first: the log's first line, if that is a record.
+    @ivar last_time: the time of the last commit, microseconds since 1970; 0 before any.
     """
-    times: set[int] = set()
-    for offset, line in following:
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        path: Path,
+        ledger_path: Path,
+        disk: Disk,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        spill: Callable[[], None],
+    ) -> None:
+        self._path = path
+        self._ledger_path = ledger_path
+        self._disk = disk
+        self._ledger = ledger
+        self._clock = clock
+        self._spill = spill
+        self._progress = _Progress(self._log)
+        self.first = b""
+        self.last_time = 0
+
+    def run(self, fd: int, coverage: Coverage | None) -> Recovered:
+        """
+        Read what the ledger has not seen.
+
+        @param fd: the log, open and locked.
+        @param coverage: what its ledger's file has of it; L{None} if there was no such file.
+        @raise StartError: the log or its ledger is damaged, or one of the two is missing.
+        """
+        size = self._disk.size(fd)
+        self.first = self._first_line(fd)
+        offset, lazy = 0, False
+        if coverage is None:
+            if size:
+                self._log.info(
+                    "no ledger beside {log}: making it from the log, {size} bytes",
+                    log=str(self._path),
+                    size=size,
+                )
+            for path in self._rotated():
+                self._replay_rotated(path, 0, joining=True, lazy=False)
+        else:
+            self.last_time, lazy = coverage.time, coverage.lazy
+            if coverage.first == b"" or coverage.first == self.first:
+                offset = coverage.offset
+                self._check_coverage(fd, size, coverage)
+            elif not coverage.complete:
+                if size and not self.first:
+                    raise LogDamaged(
+                        f"{self._path} is damaged at byte 0: its first line is no record, and its "
+                        f"ledger knows another. Nothing was changed. Restore the log from a copy, "
+                        f"or move it and its ledger away"
+                    )
+                self._finish_rotated(coverage)
+        size, kept = self._replay(fd, self._path, offset, joining=coverage is None, lazy=lazy)
+        if not size:
+            self.first = b""
+        progress = self._progress
+        return Recovered(size, progress.read, progress.records, kept, coverage is None)
+
+    def _first_line(self, fd: int) -> bytes:
+        """The first line of a file, if it is a record."""
+        for _, line in Lines(lambda count, at: self._disk.read(fd, min(count, 65536), at), 0):
+            try:
+                read_record(line)
+            except RecordError:
+                break
+            return line
+        return b""
+
+    def _check_coverage(self, fd: int, size: int, coverage: Coverage) -> None:
+        """See that the log still holds what its ledger says it does."""
+        if coverage.offset > size:
+            raise LedgerDamaged(
+                f"{self._path} has {size} bytes, but its ledger has seen {coverage.offset}: "
+                f"acknowledged messages are missing. Put the whole log back; or, if it is lost, "
+                f"move {self._ledger_path} away to go on from what the log still has"
+            )
+        if not coverage.offset:
+            return
+        back = min(coverage.offset, MAX_LINE_BYTES)
+        step = 65536
+        while True:
+            step = min(step, back)
+            tail = self._disk.read(fd, step, coverage.offset - step)
+            begin = tail.rfind(b"\n", 0, -1) + 1
+            if begin or step == back:
+                break
+            step *= 4
         try:
-            record = read_record(line)
+            good = read_record(tail[begin:]).time == coverage.time
         except RecordError:
-            continue
-        times.add(record.time)
-        if len(times) > 1:
-            return f"records of later commits follow it, the latest at byte {offset}"
-    if not times:
-        return None
-    (time,) = times
-    if time < last_time:
-        return "a record of an earlier commit follows it"
-    if damage.line.startswith(_TIME_PREFIX):
+            good = False
+        if not good:
+            raise LedgerDamaged(
+                f"{self._path} is not the log that its ledger belongs to: at byte "
+                f"{coverage.offset} no commit ends that the ledger knows. Put the right log back, "
+                f"or move {self._ledger_path} away to have it made anew from this log"
+            )
+
+    def _rotated(self) -> list[Path]:
+        """Files beside the log that were rotated away from it, oldest first."""
+        found = []
+        for path in self._path.parent.glob(f"{_escape_glob(self._path.name)}?*"):
+            if path.name.startswith((f"{self._path.name}.ledger", f"{self._path.name}.torn-")):
+                continue
+            with path.open("rb") as file:
+                line = file.readline(MAX_LINE_BYTES)
+            try:
+                record = read_record(line)
+            except RecordError:
+                if path.suffix in {".gz", ".xz", ".bz2", ".zst"}:
+                    self._log.warn("{path} is compressed and was not read", path=str(path))
+                continue
+            found.append((record.time, path))
+        return [path for _, path in sorted(found)]
+
+    def _finish_rotated(self, coverage: Coverage) -> None:
+        """Read the rest of the log that was rotated away before the ledger had all of it."""
+        for path in self._rotated():
+            with path.open("rb") as file:
+                if file.readline(MAX_LINE_BYTES) != coverage.first:
+                    continue
+            self._replay_rotated(path, coverage.offset, joining=False, lazy=coverage.lazy)
+            return
+        raise LedgerDamaged(
+            f"the server was killed before its ledger had all of the log, and that log is neither "
+            f"{self._path} nor beside it under a name that begins with {self._path.name}. Put it "
+            f"there (not compressed) and start again; or, if it is lost, move {self._ledger_path} "
+            f"away to go on without it"
+        )
+
+    def _replay_rotated(self, path: Path, offset: int, *, joining: bool, lazy: bool) -> None:
+        fd = self._disk.open(path)
         try:
-            said = parse_time(damage.line[9:36].decode())
-        except ValueError:
-            return None
-        if said < time:
-            return "a record of a later commit follows it"
-    return None
+            self._replay(fd, path, offset, joining=joining, lazy=lazy)
+        finally:
+            self._disk.close(fd)
+
+    def _replay(
+        self, fd: int, path: Path, offset: int, *, joining: bool, lazy: bool
+    ) -> tuple[int, Path | None]:
+        """
+        Bring the ledger up to date from a file's offset on; keep aside and cut off a torn end.
+
+        @param lazy: whether more than one commit may have been in flight.
+        @return: the file's length then, and where its torn end was put, if it had one.
+        """
+
+        def read(count: int, at: int) -> bytes:
+            return self._disk.read(fd, count, at)
+
+        good = offset
+        for at, line in Lines(read, offset):
+            try:
+                self._replay_line(path, at, line, joining)
+            except RecordError as e:
+                damage = Damage(at, line, e.reason)
+                break
+            good = at + len(line)
+        else:
+            return good, None
+        why_not = judge_damage(damage, self.last_time, Lines(read, at + len(line)))
+        if why_not is not None and not lazy:
+            raise LogDamaged(
+                f"{path} is damaged at byte {good} ({damage.reason}), and {why_not}: this is not "
+                f"the torn end of a crash but damage to acknowledged messages. Nothing was "
+                f"changed. Restore the log from a copy, or move it and its ledger away"
+            )
+        torn = self._disk.size(fd) - good
+        kept = self._keep_torn(fd, path, good)
+        self._disk.cut(fd, good)
+        self._disk.sync(fd)
+        self._log.warn(
+            "cut off {torn} bytes that a crash tore at the end of {log}, at byte {offset} "
+            "({reason}); {promise}, and are kept in {kept}",
+            torn=torn,
+            log=str(path),
+            offset=good,
+            reason=damage.reason,
+            promise=(
+                "with --sync SECONDS some of them may have been acknowledged"
+                if lazy
+                else "they were never acknowledged"
+            ),
+            kept=str(kept),
+        )
+        return good, kept
+
+    def _keep_torn(self, fd: int, path: Path, offset: int) -> Path:
+        stamp = format_time(int(self._clock() * 1e6)).decode().replace(":", "")
+        kept = path.with_name(f"{path.name}.torn-{stamp}")
+        while chunk := self._disk.read(fd, 1 << 22, offset):
+            self._disk.keep(kept, chunk)
+            offset += len(chunk)
+        self._disk.sync_folder(self._path.parent)
+        return kept
+
+    def _replay_line(self, path: Path, offset: int, line: bytes, joining: bool) -> None:
+        record = read_record(line)
+        if record.time < self.last_time:
+            raise LogDamaged(
+                f"{path} is damaged at byte {offset}: its time is before that of the record "
+                f"before it. Nothing was changed"
+            )
+        try:
+            self._ledger.replay(record, joining=joining)
+        except ReplayError as e:
+            raise LogDamaged(
+                f"{path} is damaged at byte {offset}: {e}. Nothing was changed. Restore the log "
+                f"from a copy, or move it and its ledger away"
+            ) from None
+        self.last_time = record.time
+        self._progress.count(len(line), path)
+        if self._ledger.overfull and len(self._ledger.dirty) > len(self._ledger) // 2:
+            self._spill()
+
+
+@define
+class _Progress:
+    """How far a recovery is."""
+
+    log: Logger
+    read: int = 0
+    records: int = 0
+    _said: int = 0
+
+    def count(self, length: int, path: Path) -> None:
+        self.read += length
+        self.records += 1
+        if self.read - self._said >= _PROGRESS_BYTES:
+            self._said = self.read
+            self.log.info(
+                "recovering: {records} records, {read} bytes read, now in {path}",
+                records=self.records,
+                read=self.read,
+                path=str(path),
+            )
+
+
+def _escape_glob(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

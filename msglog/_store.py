@@ -25,7 +25,8 @@ from ._batch import Batch, NackCode, Verdict
 from ._errors import StoreFailed
 from ._limits import Limits
 from ._records import format_fragments
-from ._writer import Appending, Asking, LogWriter, Recovered
+from ._recovery import Recovered
+from ._writer import Appending, Asking, LogWriter
 from .interfaces import IStore
 
 __all__ = ["FileStore", "WorkThread"]

@@ -1,5 +1,5 @@
 """
-The one owner of the log file: recovery, commits, rotation, and the checkpoint.
+The one owner of the log file: commits, rotation, and when the ledger goes to its checkpoint.
 
 Everything here is synchronous and knows no Twisted: L{FileStore} runs it in a thread of its own,
 one call at a time.
@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from attrs import define, frozen
+from attrs import define
 from twisted.logger import Logger
 
 from ._batch import Batch, Verdict
@@ -33,24 +33,19 @@ from ._checkpoint import Checkpoint, Coverage
 from ._disk import Disk
 from ._errors import (
     LedgerDamaged,
-    LogDamaged,
     LogLocked,
-    RecordError,
     StartError,
     StoreFailed,
 )
-from ._ledger import ClientState, Ledger, ReplayError
+from ._ledger import ClientState, Ledger
 from ._limits import Limits
-from ._records import MAX_LINE_BYTES, format_time, opening
-from ._recovery import Damage, Lines, judge_damage, read_record
+from ._records import format_time, opening
+from ._recovery import Recovered, Recovery
 
-__all__ = ["Appending", "Asking", "LogWriter", "Recovered"]
+__all__ = ["Appending", "Asking", "LogWriter"]
 
 # After these the kernel has taken nothing that it did not say, and there may be room later.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-# How often a long recovery says how far it is, in bytes read.
-_PROGRESS_BYTES = 256 * 1024 * 1024
 
 
 @define(slots=True, eq=False)
@@ -71,25 +66,6 @@ class Asking:
     """A question for a client's last durable sequence."""
 
     client: bytes
-
-
-@frozen(slots=True)
-class Recovered:
-    """
-    What a start found.
-
-    @ivar size: the log's length, bytes.
-    @ivar read: how many bytes of it (and of rotated files) had to be read.
-    @ivar records: how many records those held.
-    @ivar kept: where a torn end was put; L{None} if the end was clean.
-    @ivar rebuilt: whether there was no ledger to begin from.
-    """
-
-    size: int
-    read: int
-    records: int
-    kept: Path | None
-    rebuilt: bool
 
 
 class _State(enum.Enum):
@@ -193,40 +169,13 @@ class LogWriter:
         self._fd = self._open_locked()
         # Not what an earlier life of this object had staged when its disk failed.
         self.ledger = self._new_ledger()
-        self._last_time = 0
         self._checkpoint = Checkpoint(self.ledger_path, self._limits.window)
-        coverage = self._checkpoint.coverage()
-        self._size = self._disk.size(self._fd)
-        self._first = self._first_line(self._fd)
-        progress = _Progress(self._log)
-        offset, lazy = 0, False
-        if coverage is None:
-            if self._size:
-                self._log.info(
-                    "no ledger beside {log}: making it from the log, {size} bytes",
-                    log=str(self.path),
-                    size=self._size,
-                )
-            for path in self._rotated():
-                self._replay_rotated(path, 0, progress, joining=True, lazy=False)
-        else:
-            self._last_time, lazy = coverage.time, coverage.lazy
-            if coverage.first == b"" or coverage.first == self._first:
-                offset = coverage.offset
-                self._check_coverage(coverage)
-            elif not coverage.complete:
-                if self._size and not self._first:
-                    raise LogDamaged(
-                        f"{self.path} is damaged at byte 0: its first line is no record, and its "
-                        f"ledger knows another. Nothing was changed. Restore the log from a copy, "
-                        f"or move it and its ledger away"
-                    )
-                self._finish_rotated(coverage, progress)
-        self._size, kept = self._replay(
-            self._fd, self.path, offset, progress, joining=coverage is None, lazy=lazy
+        recovery = Recovery(
+            self.path, self.ledger_path, self._disk, self.ledger, self._clock, self._spill
         )
-        if not self._size:
-            self._first = b""
+        recovered = recovery.run(self._fd, self._checkpoint.coverage())
+        self._size = recovered.size
+        self._first, self._last_time = recovery.first, recovery.last_time
         # What a killed server wrote may be readable without being on the disk, and a resend of
         # it must not be acknowledged on the page cache's word.
         self._disk.sync(self._fd)
@@ -235,7 +184,11 @@ class LogWriter:
         self._checkpointed_at = self._monotonic()
         self._save(durable=True, complete=False)
         self._state = _State.OPEN
-        return Recovered(self._size, progress.read, progress.records, kept, coverage is None)
+        return recovered
+
+    def _spill(self) -> None:
+        # Only rows, no coverage: a start that is cut short begins again from the same place.
+        self._drain(self._steps_of(None, durable=False))
 
     def _open_locked(self) -> int:
         """Open the log by its name and lock it."""
@@ -248,175 +201,6 @@ class LogWriter:
             if self._disk.names(self.path, fd):
                 return fd
             self._disk.close(fd)
-
-    def _first_line(self, fd: int) -> bytes:
-        """The first line of a file, if it is a record."""
-        for _, line in Lines(lambda count, at: self._disk.read(fd, min(count, 65536), at), 0):
-            try:
-                read_record(line)
-            except RecordError:
-                break
-            return line
-        return b""
-
-    def _check_coverage(self, coverage: Coverage) -> None:
-        """See that the log still holds what its ledger says it does."""
-        if coverage.offset > self._size:
-            raise LedgerDamaged(
-                f"{self.path} has {self._size} bytes, but its ledger has seen {coverage.offset}: "
-                f"acknowledged messages are missing. Put the whole log back; or, if it is lost, "
-                f"move {self.ledger_path} away to go on from what the log still has"
-            )
-        if not coverage.offset:
-            return
-        back = min(coverage.offset, MAX_LINE_BYTES)
-        step = 65536
-        while True:
-            step = min(step, back)
-            tail = self._disk.read(self._fd, step, coverage.offset - step)
-            begin = tail.rfind(b"\n", 0, -1) + 1
-            if begin or step == back:
-                break
-            step *= 4
-        try:
-            good = read_record(tail[begin:]).time == coverage.time
-        except RecordError:
-            good = False
-        if not good:
-            raise LedgerDamaged(
-                f"{self.path} is not the log that its ledger belongs to: at byte "
-                f"{coverage.offset} no commit ends that the ledger knows. Put the right log back, "
-                f"or move {self.ledger_path} away to have it made anew from this log"
-            )
-
-    def _rotated(self) -> list[Path]:
-        """Files beside the log that were rotated away from it, oldest first."""
-        found = []
-        for path in self.path.parent.glob(f"{_escape_glob(self.path.name)}?*"):
-            if path.name.startswith((f"{self.path.name}.ledger", f"{self.path.name}.torn-")):
-                continue
-            with path.open("rb") as file:
-                line = file.readline(MAX_LINE_BYTES)
-            try:
-                record = read_record(line)
-            except RecordError:
-                if path.suffix in {".gz", ".xz", ".bz2", ".zst"}:
-                    self._log.warn("{path} is compressed and was not read", path=str(path))
-                continue
-            found.append((record.time, path))
-        return [path for _, path in sorted(found)]
-
-    def _finish_rotated(self, coverage: Coverage, progress: _Progress) -> None:
-        """Read the rest of the log that was rotated away before the ledger had all of it."""
-        for path in self._rotated():
-            with path.open("rb") as file:
-                if file.readline(MAX_LINE_BYTES) != coverage.first:
-                    continue
-            self._replay_rotated(path, coverage.offset, progress, joining=False, lazy=coverage.lazy)
-            return
-        raise LedgerDamaged(
-            f"the server was killed before its ledger had all of the log, and that log is neither "
-            f"{self.path} nor beside it under a name that begins with {self.path.name}. Put it "
-            f"there (not compressed) and start again; or, if it is lost, move {self.ledger_path} "
-            f"away to go on without it"
-        )
-
-    def _replay_rotated(
-        self, path: Path, offset: int, progress: _Progress, *, joining: bool, lazy: bool
-    ) -> None:
-        fd = self._disk.open(path)
-        try:
-            self._replay(fd, path, offset, progress, joining=joining, lazy=lazy)
-        finally:
-            self._disk.close(fd)
-
-    def _replay(
-        self,
-        fd: int,
-        path: Path,
-        offset: int,
-        progress: _Progress,
-        *,
-        joining: bool,
-        lazy: bool,
-    ) -> tuple[int, Path | None]:
-        """
-        Bring the ledger up to date from a file's offset on; keep aside and cut off a torn end.
-
-        @param lazy: whether more than one commit may have been in flight.
-        @return: the file's length then, and where its torn end was put, if it had one.
-        """
-
-        def read(count: int, at: int) -> bytes:
-            return self._disk.read(fd, count, at)
-
-        good = offset
-        for at, line in Lines(read, offset):
-            try:
-                self._replay_line(path, at, line, progress, joining)
-            except RecordError as e:
-                damage = Damage(at, line, e.reason)
-                break
-            good = at + len(line)
-        else:
-            return good, None
-        why_not = judge_damage(damage, self._last_time, Lines(read, at + len(line)))
-        if why_not is not None and not lazy:
-            raise LogDamaged(
-                f"{path} is damaged at byte {good} ({damage.reason}), and {why_not}: this is not "
-                f"the torn end of a crash but damage to acknowledged messages. Nothing was "
-                f"changed. Restore the log from a copy, or move it and its ledger away"
-            )
-        torn = self._disk.size(fd) - good
-        kept = self._keep_torn(fd, path, good)
-        self._disk.cut(fd, good)
-        self._disk.sync(fd)
-        self._log.warn(
-            "cut off {torn} bytes that a crash tore at the end of {log}, at byte {offset} "
-            "({reason}); {promise}, and are kept in {kept}",
-            torn=torn,
-            log=str(path),
-            offset=good,
-            reason=damage.reason,
-            promise=(
-                "with --sync SECONDS some of them may have been acknowledged"
-                if lazy
-                else "they were never acknowledged"
-            ),
-            kept=str(kept),
-        )
-        return good, kept
-
-    def _keep_torn(self, fd: int, path: Path, offset: int) -> Path:
-        stamp = format_time(int(self._clock() * 1e6)).decode().replace(":", "")
-        kept = path.with_name(f"{path.name}.torn-{stamp}")
-        while chunk := self._disk.read(fd, 1 << 22, offset):
-            self._disk.keep(kept, chunk)
-            offset += len(chunk)
-        self._disk.sync_folder(self.path.parent)
-        return kept
-
-    def _replay_line(
-        self, path: Path, offset: int, line: bytes, progress: _Progress, joining: bool
-    ) -> None:
-        record = read_record(line)
-        if record.time < self._last_time:
-            raise LogDamaged(
-                f"{path} is damaged at byte {offset}: its time is before that of the record "
-                f"before it. Nothing was changed"
-            )
-        try:
-            self.ledger.replay(record, joining=joining)
-        except ReplayError as e:
-            raise LogDamaged(
-                f"{path} is damaged at byte {offset}: {e}. Nothing was changed. Restore the log "
-                f"from a copy, or move it and its ledger away"
-            ) from None
-        self._last_time = record.time
-        progress.count(len(line), path)
-        if self.ledger.overfull and len(self.ledger.dirty) > len(self.ledger) // 2:
-            # Only rows, no coverage: a start that is cut short begins again from the same place.
-            self._drain(self._steps_of(None, durable=False))
 
     # --- commits ---------------------------------------------------------------------------
 
@@ -678,29 +462,3 @@ class LogWriter:
                     )
         finally:
             self._abandon()
-
-
-@define
-class _Progress:
-    """How far a recovery is."""
-
-    log: Logger
-    read: int = 0
-    records: int = 0
-    _said: int = 0
-
-    def count(self, length: int, path: Path) -> None:
-        self.read += length
-        self.records += 1
-        if self.read - self._said >= _PROGRESS_BYTES:
-            self._said = self.read
-            self.log.info(
-                "recovering: {records} records, {read} bytes read, now in {path}",
-                records=self.records,
-                read=self.read,
-                path=str(path),
-            )
-
-
-def _escape_glob(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
