@@ -34,8 +34,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
-    IPullProducer,
-    IPushProducer,
     IReactorTime,
     ITransport,
 )
@@ -46,6 +44,7 @@ from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ._answers import SocketAnswers, TransportAnswers
 from ._batch import STORED, NackCode, Refusal, Verdict
 from ._frames import (
     PROTOCOL_VERSION,
@@ -65,9 +64,6 @@ __all__ = ["MessageLogFactory", "MessageLogProtocol"]
 
 # How long a connection that we ended waits for its peer to end it too.
 LINGER_SECONDS = 2.0
-
-# Answers handed to a transport at a time: when they are gone, the peer is reading.
-_CHUNK_BYTES = 64 * 1024
 
 # What holding a message costs besides twice its body (as a body and in a line of the log): its
 # header, checksum, formatted fields and places in lists.  Measured on CPython 3.11: 295 bytes, and
@@ -105,132 +101,6 @@ class _Owed:
     cost: int
 
 
-@implementer(IPullProducer)
-class _SocketAnswers:
-    """
-    Writes answers to a plain socket, and knows whether the peer reads them.
-
-    Twisted's C{transport.write} waits for the next turn of the reactor and costs two calls of
-    epoll_ctl, which for one small answer is most of its price.  So while nothing is waiting to be
-    written, answers go straight to the socket, and only what it does not take goes to the
-    transport.  (What that gains is in docs/design.md.)  As a pull producer it hears when the
-    transport has written everything.
-
-    @ivar unread: bytes that the socket has not taken.
-    @ivar since: when it last took some.
-    """
-
-    __slots__ = (
-        "_drained",
-        "_handed",
-        "_queue",
-        "_seconds",
-        "_send",
-        "_transport",
-        "since",
-        "unread",
-    )
-
-    def __init__(
-        self, transport: Any, seconds: Callable[[], float], drained: Callable[[], None]
-    ) -> None:
-        self._transport = transport
-        self._send = transport.getHandle().send
-        self._seconds = seconds
-        self._drained = drained
-        self._queue: list[bytes] = []
-        self._handed = 0
-        self.unread = 0
-        self.since = 0.0
-        transport.registerProducer(self, False)
-
-    def send(self, data: bytes) -> None:
-        if not self.unread:
-            try:
-                sent = self._send(data)
-            except OSError:
-                # Full, or lost: the transport finds out which.
-                sent = 0
-            if sent == len(data):
-                return
-            data = data[sent:]
-            self.since = self._seconds()
-        self.unread += len(data)
-        self._queue.append(data)
-        if not self._handed:
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        data = b"".join(self._queue)
-        self._queue = [data[_CHUNK_BYTES:]] if len(data) > _CHUNK_BYTES else []
-        data = data[:_CHUNK_BYTES]
-        self._handed = len(data)
-        self._transport.write(data)
-
-    def resumeProducing(self) -> None:
-        """The transport has written what it had."""
-        self.unread -= self._handed
-        self._handed = 0
-        if self._queue:
-            self.since = self._seconds()
-            self._hand_over()
-        self._drained()
-
-    def stopProducing(self) -> None:
-        """The connection is lost."""
-        self._queue = []
-
-
-@implementer(IPushProducer)
-class _TransportAnswers:
-    """
-    Writes answers to any other transport, TLS for one, which must see every byte.
-
-    @ivar unread: bytes that were written when the transport was full, or wait until it is not.
-    @ivar since: when it became full.
-    """
-
-    __slots__ = ("_drained", "_full", "_queue", "_seconds", "_transport", "since", "unread")
-
-    def __init__(
-        self, transport: Any, seconds: Callable[[], float], drained: Callable[[], None]
-    ) -> None:
-        self._transport = transport
-        self._seconds = seconds
-        self._drained = drained
-        self._queue: list[bytes] = []
-        self._full = False
-        self.unread = 0
-        self.since = 0.0
-        transport.registerProducer(self, True)
-
-    def send(self, data: bytes) -> None:
-        if self._full:
-            self._queue.append(data)
-        else:
-            self._transport.write(data)
-        if self._full:
-            self.unread += len(data)
-
-    def pauseProducing(self) -> None:
-        """The transport has as much as it takes."""
-        self._full = True
-        self.since = self._seconds()
-
-    def resumeProducing(self) -> None:
-        """The transport takes more."""
-        self._full = False
-        self.unread = 0
-        queue, self._queue = self._queue, []
-        if queue:
-            self.send(b"".join(queue))
-        self._drained()
-
-    def stopProducing(self) -> None:
-        """The connection is lost."""
-        self._queue = []
-
-
 @implementer(IHalfCloseableProtocol)
 class MessageLogProtocol(Int32StringReceiver):
     """
@@ -264,7 +134,7 @@ class MessageLogProtocol(Int32StringReceiver):
         factory.connections.add(self)
         self._decoder = FrameDecoder(factory.limits.max_message_bytes)
         plain = isinstance(transport, tcp.Connection) and not transport.TLS
-        answers = _SocketAnswers if plain else _TransportAnswers
+        answers = SocketAnswers if plain else TransportAnswers
         self._answers = answers(transport, factory.seconds, self._drained)
         factory.tune(transport)
         if factory.holding:
@@ -446,7 +316,7 @@ class MessageLogProtocol(Int32StringReceiver):
         if self._owed or self._answers.unread:
             return
         self.transport.unregisterProducer()
-        if self._peer_done or not isinstance(self._answers, _SocketAnswers):
+        if self._peer_done or not isinstance(self._answers, SocketAnswers):
             self._state = _State.LOST
             self.transport.loseConnection()
         else:
