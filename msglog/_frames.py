@@ -77,15 +77,13 @@ _NOBODY = bytes(16)
 
 
 @define(slots=True, eq=False)
-class Run:
+class Run(Batch):
     """
-    Event: messages that arrived whole, well-formed and in sequence.
+    Event: a batch of messages that arrived whole, well-formed and in sequence.
 
-    @ivar batch: the messages.
     @ivar heads: for each, the 29 bytes of its header as they arrived; its receipt is made of them.
     """
 
-    batch: Batch
     heads: list[bytes]
 
 
@@ -174,7 +172,7 @@ class FrameDecoder:
                 if sequence != following or client != run_client:
                     run_client, following = client, sequence
                     checksums, bodies, heads = [], [], []
-                    events.append(Run(Batch(client, sequence, checksums, bodies), heads))
+                    events.append(Run(client, sequence, checksums, bodies, heads))
                 checksums.append(checksum)
                 bodies.append(data[at + FRAME_BYTES : end])
                 heads.append(data[at + 4 : at + FRAME_BYTES])
@@ -337,6 +335,9 @@ def encode_acks(heads: list[bytes]) -> bytes:
     one frame whose checksum is not of its own bytes), so the types are replaced by one strided
     assignment: 0.02 µs an ACK, against 0.17 µs for packing each.
     """
+    if len(heads) == 1:  # 0.3 µs, not 0.7
+        (head,) = heads
+        return b"%b%b\x06%b" % (_ACK_LENGTH, head[:4], head[5:])
     acks = bytearray(_ACK_LENGTH + _ACK_LENGTH.join(heads))
     acks[8::FRAME_BYTES] = b"\x06" * len(heads)
     return bytes(acks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from uuid import UUID
 
 from attrs import define, frozen
@@ -104,9 +105,9 @@ class Journal:
             for sequence, entry in enumerate(entries, first)
         ]
         batch = Batch(client, first, checksums, [entry.body for entry in entries])
-        self._store.append(batch).addCallback(self._judged, batch, entries)
+        self._store.append(batch, partial(self._judged, batch, entries))
 
-    def _judged(self, verdict: Verdict, batch: Batch, entries: list[_Entry]) -> None:
+    def _judged(self, batch: Batch, entries: list[_Entry], verdict: Verdict) -> None:
         self.pending_bytes -= sum(map(len, batch.bodies))
         self._next = 0 if verdict.refusals else batch.first + len(entries)
         # Before the receipts fire: what is logged when they do goes to the store at once, and so

@@ -91,14 +91,36 @@ _UNDURABLE = 4
 @define(slots=True, eq=False)
 class _Owed:
     """
-    An answer that this connection owes its peer.
+    An answer that a connection owes its peer.
 
-    @ivar answer: its frames, once they are known.
     @ivar cost: what it holds in memory, bytes.
+    @ivar run: what it is an answer to, if that was messages.
+    @ivar answer: its frames, once they are known.
     """
 
-    answer: bytes | None
+    connection: MessageLogProtocol
     cost: int
+    run: Run | None = None
+    answer: bytes | None = None
+
+    def judged(self, verdict: Verdict) -> None:
+        """Take the store's verdict on the run."""
+        run = self.run
+        assert run is not None
+        if verdict is STORED:
+            self.settle(encode_acks(run.heads))
+        else:
+            self.settle(_encode_verdict(run, verdict.refusals))
+
+    def refuse(self, code: NackCode, reason: str) -> None:
+        """Refuse the whole run."""
+        assert self.run is not None
+        self.judged(Verdict.refused(self.run, code, 0, reason))
+
+    def settle(self, answer: bytes) -> None:
+        """The answer is known."""
+        self.answer = answer
+        self.connection.settled()
 
 
 @implementer(IHalfCloseableProtocol)
@@ -168,20 +190,14 @@ class MessageLogProtocol(Int32StringReceiver):
             factory.hold_all()
 
     def _take(self, run: Run) -> None:
-        batch, heads, factory = run.batch, run.heads, self.factory
-        owed = self._owe(_MESSAGE_COST * len(heads) + 2 * sum(map(len, batch.bodies)))
+        factory = self.factory
+        owed = self._owe(_MESSAGE_COST * len(run.heads) + 2 * sum(map(len, run.bodies)), run)
         if self._state is not _State.OPEN:
-            self._refuse(owed, run, NackCode.UNAVAILABLE, "shutting down")
-        elif factory.permits is not None and not factory.permits(batch.client, self.transport):
-            self._refuse(owed, run, NackCode.FORBIDDEN, "not a client id for this connection")
+            owed.refuse(NackCode.UNAVAILABLE, "shutting down")
+        elif factory.permits is not None and not factory.permits(run.client, self.transport):
+            owed.refuse(NackCode.FORBIDDEN, "not a client id for this connection")
         else:
-            verdict = factory.store.append(batch)
-            verdict.addCallbacks(
-                self._judged,
-                self._broken,
-                callbackArgs=(run, owed),
-                errbackArgs=(run, owed),
-            )
+            factory.store.append(run, owed.judged)
 
     def _answer_rare(self, event: Event) -> None:
         owed = self._owe(_MESSAGE_COST)
@@ -195,25 +211,21 @@ class MessageLogProtocol(Int32StringReceiver):
             def answer(last: int | None) -> None:
                 if last is None:
                     code, reason = NackCode.UNAVAILABLE, "the store cannot say"
-                    self._settle(owed, encode_nack(client, 0, code, 0, reason))
+                    owed.settle(encode_nack(client, 0, code, 0, reason))
                     return
                 version, longest = min(event.version, PROTOCOL_VERSION), limits.max_message_bytes
-                self._settle(owed, encode_terms(client, last, version, longest, store.window))
+                owed.settle(encode_terms(client, last, version, longest, store.window))
 
-            def broken(failure: Failure) -> None:
-                self._store_broke(failure)
-                answer(None)
-
-            store.last(client).addCallbacks(answer, broken)
+            store.last(client).addCallback(answer)
         elif isinstance(event, Fault):
             nack = encode_nack(event.client, event.sequence, event.code, 0, event.reason)
-            self._settle(owed, nack)
+            owed.settle(nack)
             if event.code is NackCode.MALFORMED:
                 self.factory.note("sent what is no frame of this protocol", self, event.reason)
                 self.end()
 
-    def _owe(self, cost: int) -> _Owed:
-        owed = _Owed(None, cost)
+    def _owe(self, cost: int, run: Run | None = None) -> _Owed:
+        owed = _Owed(self, cost, run)
         self._owed.append(owed)
         self._unanswered += cost
         self.factory.undurable += cost
@@ -221,27 +233,14 @@ class MessageLogProtocol(Int32StringReceiver):
 
     # --- answers ---------------------------------------------------------------------------
 
-    def _judged(self, verdict: Verdict, run: Run, owed: _Owed) -> None:
-        if verdict is STORED:
-            self._settle(owed, encode_acks(run.heads))
+    def settled(self) -> None:
+        """An answer became known."""
+        if self._flushing:
+            return
+        if len(self._owed) == 1 and not self.factory.holding:
+            # Nothing to gather it with.
+            self.flush()
         else:
-            self._settle(owed, _encode_verdict(run, verdict.refusals))
-
-    def _broken(self, failure: Failure, run: Run, owed: _Owed) -> None:
-        """A store never fails; one that does is a defect, and nothing is known of the batch."""
-        self._store_broke(failure)
-        self._refuse(owed, run, NackCode.NOT_STORED, "the store failed")
-
-    def _store_broke(self, failure: Failure) -> None:
-        self.factory.log.failure("the store did not judge what it was given", failure)
-
-    def _refuse(self, owed: _Owed, run: Run, code: NackCode, reason: str) -> None:
-        verdict = Verdict.refused(run.batch, code, 0, reason)
-        self._settle(owed, _encode_verdict(run, verdict.refusals))
-
-    def _settle(self, owed: _Owed, answer: bytes) -> None:
-        owed.answer = answer
-        if not self._flushing:
             self._flushing = True
             self.factory.flush_soon(self)
 
@@ -366,7 +365,7 @@ class MessageLogProtocol(Int32StringReceiver):
 
 def _encode_verdict(run: Run, refusals: Any) -> bytes:
     """The answers to a batch of which something was refused."""
-    batch, at = run.batch, 0
+    at = 0
     answers = []
     refusal: Refusal
     for refusal in refusals:
@@ -375,8 +374,8 @@ def _encode_verdict(run: Run, refusals: Any) -> bytes:
         for index in range(refusal.start, refusal.stop):
             answers.append(
                 encode_nack(
-                    batch.client,
-                    batch.first + index,
+                    run.client,
+                    run.first + index,
                     refusal.code,
                     refusal.expected,
                     refusal.reason,

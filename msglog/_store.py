@@ -7,7 +7,7 @@ commit is one hand-over, one write, one fdatasync and one wake-up of the reactor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -117,11 +117,11 @@ class FileStore(Service):
         self._worker: IWorker | None = None
         self._on_failure = on_failure
         # What waits for the next commit and what is in this one: entries, and in the same order
-        # the Deferreds of their verdicts.
+        # what is called with their outcomes.
         self._waiting: list[Appending | Asking] = []
-        self._verdicts: list[Deferred[Any]] = []
+        self._answers: list[Callable[[Any], None]] = []
         self._writing: list[Appending | Asking] = []
-        self._writing_verdicts: list[Deferred[Any]] = []
+        self._writing_answers: list[Callable[[Any], None]] = []
         self._busy = False
         self._scheduled = False
         self._reopening = False
@@ -133,19 +133,21 @@ class FileStore(Service):
 
     # --- IStore ----------------------------------------------------------------------------
 
-    def append(self, batch: Batch) -> Deferred[Verdict]:
+    def append(self, batch: Batch, judged: Callable[[Verdict], None]) -> None:
         """See L{IStore.append}."""
         refused = self._refusal()
         if refused is not None:
-            return succeed(Verdict.refused(batch, *refused))
-        size = sum(map(len, batch.bodies))
-        return self._wait(Appending(batch, format_fragments(batch), size))
+            judged(Verdict.refused(batch, *refused))
+        else:
+            self._wait(Appending(batch, format_fragments(batch)), judged)
 
     def last(self, client: bytes) -> Deferred[int | None]:
         """See L{IStore.last}."""
         if self._refusal() is not None:
             return succeed(None)
-        return self._wait(Asking(client))
+        answer: Deferred[int | None] = Deferred()
+        self._wait(Asking(client), answer.callback)
+        return answer
 
     def _refusal(self) -> tuple[NackCode, int, str] | None:
         if self.failed is not None:
@@ -154,15 +156,13 @@ class FileStore(Service):
             return NackCode.UNAVAILABLE, 0, "the log is closed"
         return None
 
-    def _wait(self, entry: Appending | Asking) -> Deferred[Any]:
-        verdict: Deferred[Any] = Deferred()
+    def _wait(self, entry: Appending | Asking, answer: Callable[[Any], None]) -> None:
         self._waiting.append(entry)
-        self._verdicts.append(verdict)
+        self._answers.append(answer)
         if not self._busy and not self._scheduled:
             # At the end of this turn of the reactor, with what else arrives in it.
             self._scheduled = True
             self._reactor.callLater(0, self._start)
-        return verdict
 
     # --- group commit ----------------------------------------------------------------------
 
@@ -182,10 +182,8 @@ class FileStore(Service):
             taken = self._commit_length()
             entries, self._waiting = self._waiting[:taken], self._waiting[taken:]
             self._writing = entries
-            self._writing_verdicts, self._verdicts = (
-                self._verdicts[:taken],
-                self._verdicts[taken:],
-            )
+            self._writing_answers = self._answers[:taken]
+            self._answers = self._answers[taken:]
             self._hand_over(lambda: self._writer.commit(entries), self._committed)
         elif self._stopped is not None:
             self._hand_over(self._writer.close, self._closed)
@@ -195,7 +193,7 @@ class FileStore(Service):
         size = 0
         for taken, entry in enumerate(self._waiting, 1):
             if isinstance(entry, Appending):
-                size += entry.size
+                size += sum(map(len, entry.batch.bodies))
                 if size >= self._limits.max_commit_bytes:
                     return taken
         return len(self._waiting)
@@ -210,19 +208,25 @@ class FileStore(Service):
         if isinstance(result, Failure):
             self._fail(result)
             return
-        verdicts, self._writing_verdicts = self._writing_verdicts, []
+        answers, self._writing_answers = self._writing_answers, []
         self._writing = []
         # The disk works while the answers are given.
         self._next()
-        for verdict, outcome in zip(verdicts, result, strict=True):
-            verdict.callback(outcome)
+        self._answer(zip(answers, result, strict=True))
+
+    def _answer(self, outcomes: Iterable[tuple[Callable[[Any], None], Any]]) -> None:
+        for answer, outcome in outcomes:
+            try:
+                answer(outcome)
+            except Exception:
+                self._log.failure("a verdict was not taken by what had asked for it")
 
     def _fail(self, failure: Failure) -> None:
         """Fail-stop: refuse everything, and say so."""
         entries = self._writing + self._waiting
-        verdicts = self._writing_verdicts + self._verdicts
+        answers = self._writing_answers + self._answers
         self._writing, self._waiting = [], []
-        self._writing_verdicts, self._verdicts = [], []
+        self._writing_answers, self._answers = [], []
         if self.failed is None:
             error = failure.value
             if not isinstance(error, StoreFailed):
@@ -232,11 +236,10 @@ class FileStore(Service):
             self._log.critical("{reason}; the log takes nothing more", reason=str(error))
         refusal = self._refusal()
         assert refusal is not None
-        for entry, verdict in zip(entries, verdicts, strict=True):
-            if isinstance(entry, Asking):
-                verdict.callback(None)
-            else:
-                verdict.callback(Verdict.refused(entry.batch, *refusal))
+        self._answer(
+            (answer, None if isinstance(entry, Asking) else Verdict.refused(entry.batch, *refusal))
+            for entry, answer in zip(entries, answers, strict=True)
+        )
         if self._on_failure is not None:
             on_failure, self._on_failure = self._on_failure, None
             on_failure(self.failed)

@@ -50,15 +50,10 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @define(slots=True, eq=False)
 class Appending:
-    """
-    A batch to be written, with its lines formatted but for their time.
-
-    @ivar size: the bytes of its bodies.
-    """
+    """A batch to be written, with its lines formatted but for their time."""
 
     batch: Batch
     fragments: list[bytes]
-    size: int = 0
 
 
 @define(slots=True, eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
@@ -19,7 +21,7 @@ class IStore(Interface):
 
     window: int = Attribute("""How many of a client's last messages a resend is compared with.""")
 
-    def append(batch: Batch) -> Deferred[Verdict]:
+    def append(batch: Batch, judged: Callable[[Verdict], None]) -> None:
         """
         Log a batch.
 
@@ -28,7 +30,9 @@ class IStore(Interface):
 
         The store does not bound what it is handed; whoever hands it over does.
 
-        @return: fires when every message of the batch is durable or refused; never fails.
+        @param judged: called once, in the reactor's thread, when every message of the batch is
+            durable or refused; perhaps before this returns.  Not a L{Deferred}, which would be
+            the costliest thing there is on the way of a single message (2.6 µs of 35).
         """
 
     def last(client: bytes) -> Deferred[int | None]:

@@ -29,6 +29,7 @@ __all__ = [
     "MemoryTransport",
     "StepWorker",
     "StoreContract",
+    "appended",
     "make_batch",
 ]
 
@@ -37,6 +38,13 @@ def make_batch(client: bytes, first: int, *bodies: bytes) -> Batch:
     """A batch with the right checksums."""
     checksums = [message_checksum(client, first + i, body) for i, body in enumerate(bodies)]
     return Batch(client, first, checksums, list(bodies))
+
+
+def appended(store: IStore, batch: Batch) -> Deferred[Verdict]:
+    """Append a batch; a L{Deferred} of its verdict."""
+    verdict: Deferred[Verdict] = Deferred()
+    store.append(batch, verdict.callback)
+    return verdict
 
 
 @implementer(IStore)
@@ -55,37 +63,37 @@ class MemoryStore:
         self.full = False
         self.messages: list[tuple[bytes, int, bytes]] = []
         self._ledger = Ledger(lambda client: None, window, 1 << 62)
-        self._waiting: list[tuple[Batch | bytes, Deferred[Any]]] = []
+        self._waiting: list[tuple[Batch | bytes, Callable[[Any], None]]] = []
 
-    def append(self, batch: Batch) -> Deferred[Verdict]:
+    def append(self, batch: Batch, judged: Callable[[Verdict], None]) -> None:
         """See L{IStore.append}."""
-        return self._wait(batch)
+        self._wait(batch, judged)
 
     def last(self, client: bytes) -> Deferred[int | None]:
         """See L{IStore.last}."""
-        return self._wait(client)
+        answer: Deferred[int | None] = Deferred()
+        self._wait(client, answer.callback)
+        return answer
 
-    def _wait(self, what: Batch | bytes) -> Deferred[Any]:
-        answer: Deferred[Any] = Deferred()
+    def _wait(self, what: Batch | bytes, answer: Callable[[Any], None]) -> None:
         self._waiting.append((what, answer))
         if self.automatic:
             self.commit()
-        return answer
 
     def commit(self) -> None:
         """Judge everything that waits."""
         waiting, self._waiting = self._waiting, []
         for what, answer in waiting:
             if isinstance(what, bytes):
-                answer.callback(self._ledger.last(what))
+                answer(self._ledger.last(what))
             elif self.full:
-                answer.callback(self._ledger.refuse(what, "the store is full"))
+                answer(self._ledger.refuse(what, "the store is full"))
             else:
                 start, verdict = self._ledger.admit(what)
                 for index in range(start, len(what)):
                     self.messages.append((what.client, what.first + index, what.bodies[index]))
                 self._ledger.settle()
-                answer.callback(verdict)
+                answer(verdict)
 
 
 class MemoryTransport(StringTransport):
@@ -237,7 +245,7 @@ class StoreContract:
         """Let everything that was appended be judged."""
 
     def _append(self, store: Any, client: bytes, first: int, *bodies: bytes) -> Verdict:
-        verdict = store.append(make_batch(client, first, *bodies))
+        verdict = appended(store, make_batch(client, first, *bodies))
         self.settle(store)
         result = self.successResultOf(verdict)
         assert isinstance(result, Verdict)
@@ -280,7 +288,7 @@ class StoreContract:
         """Batches that are appended together are judged in that order."""
         store = self.make_store()
         batches = [make_batch(self.CLIENT, n, b"%d" % n) for n in range(1, 6)]
-        verdicts = [store.append(batch) for batch in batches]
+        verdicts = [appended(store, batch) for batch in batches]
         last = store.last(self.CLIENT)
         self.settle(store)
         self.assertEqual([self.successResultOf(v) for v in verdicts], [STORED] * 5)
@@ -298,7 +306,7 @@ class StoreContract:
     def test_resend_in_flight(self) -> None:
         """A resend of what is not judged yet is answered as it is."""
         store = self.make_store()
-        verdicts = [store.append(make_batch(self.CLIENT, 1, b"a")) for _ in range(3)]
+        verdicts = [appended(store, make_batch(self.CLIENT, 1, b"a")) for _ in range(3)]
         self.settle(store)
         self.assertEqual([self.successResultOf(v) for v in verdicts], [STORED] * 3)
         self.assertEqual(len(self.stored(store)), 1)

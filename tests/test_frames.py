@@ -48,7 +48,7 @@ def flatten(events: list) -> list:
     flat = []
     for event in events:
         if isinstance(event, Run):
-            batch = event.batch
+            batch = event
             flat.extend(
                 (batch.client, batch.first + i, checksum, body, head)
                 for i, (checksum, body, head) in enumerate(
@@ -110,7 +110,7 @@ class DecoderTest(SynchronousTestCase):
             encode_message(client, sequence, b"x")
             for client, sequence in [(A, 1), (A, 2), (B, 1), (B, 2), (B, 4), (B, 4), (A, 5)]
         )
-        runs = [(e.batch.client, e.batch.first, len(e.batch)) for e in decode(data)]
+        runs = [(e.client, e.first, len(e.checksums)) for e in decode(data)]
         self.assertEqual(runs, [(A, 1, 2), (B, 1, 2), (B, 4, 1), (B, 4, 1), (A, 5, 1)])
 
     def test_a_fault_ends_a_run(self) -> None:
@@ -174,7 +174,7 @@ class DecoderTest(SynchronousTestCase):
         fault = self.fault(encode_message(A, 9, bytes(MAX + 1)))
         self.assertEqual((fault.code, fault.client, fault.sequence), (NackCode.TOO_LONG, A, 9))
         (run,) = decode(encode_message(A, 9, bytes(MAX)))
-        self.assertEqual(run.batch.bodies, [bytes(MAX)])
+        self.assertEqual(run.bodies, [bytes(MAX)])
 
     def test_too_long_is_answered_at_its_header(self) -> None:
         """The refusal does not wait for the body, and the body is not kept."""

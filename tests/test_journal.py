@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import Journal, NotLogged
 from msglog._frames import message_checksum
-from msglog.testing import MemoryStore, make_batch
+from msglog.testing import MemoryStore, appended, make_batch
 
 CLIENT = UUID(int=7)
 
@@ -41,7 +41,7 @@ class JournalTest(SynchronousTestCase):
 
     def test_carries_on(self) -> None:
         """A journal of a client that has logged before goes on after that."""
-        self.store.append(make_batch(CLIENT.bytes, 1, b"old", b"old"))
+        appended(self.store, make_batch(CLIENT.bytes, 1, b"old", b"old"))
         self.settle()
         receipt = self.journal.log(b"new")
         self.settle()

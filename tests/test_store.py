@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from msglog import FileStore, Limits, NackCode, StoreFailed, parse_line
 from msglog._batch import STORED
 from msglog._writer import LogWriter
-from msglog.testing import FaultyDisk, MemoryStore, StepWorker, StoreContract, make_batch
+from msglog.testing import FaultyDisk, MemoryStore, StepWorker, StoreContract, appended, make_batch
 
 A, B = bytes(range(16)), bytes(range(16, 32))
 
@@ -73,7 +73,7 @@ class FileStoreContract(FileCase, StoreContract):
 
 class FileStoreTest(FileCase):
     def append(self, store: FileStore, first: int, *bodies: bytes, client: bytes = A):
-        return store.append(make_batch(client, first, *bodies))
+        return appended(store, make_batch(client, first, *bodies))
 
     def test_group_commit(self) -> None:
         """What arrives in one turn is one commit; what arrives meanwhile is the next one."""
