@@ -44,7 +44,6 @@ from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ._answers import SocketAnswers, TransportAnswers
 from ._batch import STORED, NackCode, Refusal, Verdict
 from ._frames import (
     PROTOCOL_VERSION,
@@ -58,6 +57,7 @@ from ._frames import (
     encode_terms,
 )
 from ._limits import Limits
+from ._sockets import SocketAnswers, SocketReader, TransportAnswers
 from .interfaces import IStore
 
 __all__ = ["MessageLogFactory", "MessageLogProtocol"]
@@ -144,6 +144,7 @@ class MessageLogProtocol(Int32StringReceiver):
         self._owed: deque[_Owed] = deque()
         self._unanswered = 0
         self._flushing = False
+        self._reader: SocketReader | None = None
         self._partial_since: float | None = None
         self._heard = factory.seconds()
         if len(factory.connections) >= factory.limits.max_connections or factory.stopping:
@@ -159,6 +160,9 @@ class MessageLogProtocol(Int32StringReceiver):
         answers = SocketAnswers if plain else TransportAnswers
         self._answers = answers(transport, factory.seconds, self._drained)
         factory.tune(transport)
+        if plain:
+            self._reader = factory.reader_for(transport)
+            self._fd = self._reader.add(self)
         if factory.holding:
             self.hold(_UNDURABLE)
 
@@ -283,7 +287,10 @@ class MessageLogProtocol(Int32StringReceiver):
     def hold(self, reason: int) -> None:
         """Do not read, for a reason."""
         if not self._held and not self._peer_done and self._state in _READING:
-            self.pauseProducing()
+            if self._reader is not None:
+                self._reader.pause(self._fd)
+            else:
+                self.pauseProducing()
         self._held |= reason
 
     @property
@@ -298,7 +305,20 @@ class MessageLogProtocol(Int32StringReceiver):
         self._held &= ~reason
         if not self._held and not self._peer_done and self._state in _READING:
             self._partial_since = None
-            self.resumeProducing()
+            if self._reader is not None:
+                self._reader.resume(self._fd)
+            else:
+                self.resumeProducing()
+
+    def read_by_transport(self) -> None:
+        """Have the transport read from now on: what comes is an end or an error."""
+        self._stop_reader()
+        self.transport.startReading()
+
+    def _stop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.remove(self._fd)
+            self._reader = None
 
     # --- the end ---------------------------------------------------------------------------
 
@@ -338,6 +358,7 @@ class MessageLogProtocol(Int32StringReceiver):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection; what is in the store stays there."""
         self._state = _State.LOST
+        self._stop_reader()
         self.factory.connections.discard(self)
         self.factory.connection_ended()
 
@@ -422,6 +443,7 @@ class MessageLogFactory(Factory):
         self._stopped: Deferred[None] | None = None
         self._to_flush: list[MessageLogProtocol] = []
         self._notes: dict[str, tuple[int, str, str]] = {}
+        self._reader: SocketReader | None = None
         self._sweep = LoopingCall(self._check)
         self._sweep.clock = reactor
 
@@ -447,6 +469,12 @@ class MessageLogFactory(Factory):
         protocol = MessageLogProtocol()
         protocol.factory = self
         return protocol
+
+    def reader_for(self, transport: Any) -> SocketReader:
+        """What reads a plain socket."""
+        if self._reader is None:
+            self._reader = SocketReader(transport.reactor)
+        return self._reader
 
     def tune(self, transport: Any) -> None:
         """Set a connection's TCP options, where it has any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 
 import pytest
@@ -9,8 +10,11 @@ import pytest_twisted
 import wire
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
+from twisted.internet.threads import deferToThread
 
-from msglog import FileStore, Journal, NotLogged
+from msglog import FileStore, Journal, MessageLogFactory, NotLogged
+from msglog._protocol import MessageLogProtocol
+from msglog.testing import MemoryStore
 
 
 @pytest_twisted.ensureDeferred
@@ -48,3 +52,38 @@ async def test_stop_while_busy(tmp_path) -> None:
         await gatherResults(receipts)
         assert store.failed is None
         assert len(wire.read_logs(tmp_path / "log")[client.bytes]) == 10 * (turn + 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_broken_connection(tmp_path, monkeypatch) -> None:
+    """A defect that one connection meets costs the others nothing, and a stop leaves nothing."""
+    before = set(map(id, reactor.getReaders()))
+    store = MemoryStore()
+    factory = MessageLogFactory(reactor, store)
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    take = MessageLogProtocol.dataReceived
+
+    def take_or_break(self: MessageLogProtocol, data: bytes) -> None:
+        if b"break" in data:
+            raise ZeroDivisionError
+        take(self, data)
+
+    monkeypatch.setattr(MessageLogProtocol, "dataReceived", take_or_break)
+    a, b = uuid.uuid4().bytes, uuid.uuid4().bytes
+
+    def talk() -> None:
+        with (
+            wire.Connection(port.getHost().port) as good,
+            wire.Connection(port.getHost().port) as bad,
+        ):
+            good.log(a, 1, b"before")
+            bad.send(wire.message(b, 1, b"break"))
+            with contextlib.suppress(ConnectionResetError):
+                assert bad.receive() is None
+            good.log(a, 2, b"after")
+
+    await deferToThread(talk)
+    await port.stopListening()
+    await factory.stop()
+    assert [body for _, _, body in store.messages] == [b"before", b"after"]
+    assert set(map(id, reactor.getReaders())) <= before
