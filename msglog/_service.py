@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet import tcp
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -84,6 +85,13 @@ class MessageLogService(Service):
                 if isinstance(error, CannotListenError):
                     error = error.socketError
                 raise StartError(f"cannot listen on {name}: {error}")
+        for port in self._ports:
+            if isinstance(port, tcp.Port):
+                # Twisted has room for 50 connections that wait to be accepted.  Clients come back
+                # all at once after a restart, and one for which there is no room tries again
+                # a second later at best.  (The system has a limit of its own, 4096 by default.)
+                waiting = max(port.backlog, self.factory.limits.max_connections)
+                port.socket.listen(waiting)
 
     def stopService(self) -> Deferred[None]:
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -257,3 +258,17 @@ def test_example_application(make_server) -> None:
     assert logged.pop(A) == [b"from outside"]
     (own,) = logged.values()
     assert own[:2] == [b'{"count":1}', b'{"count":2}']
+
+
+def test_all_come_back_at_once(server: Server) -> None:
+    """Hundreds that connect in the same moment are all served, none after a second try."""
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        # The kernel takes them while the server cannot; without room it would let them wait.
+        connections = [wire.Connection(server.port, timeout=0.9) for _ in range(500)]
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    for connection in connections:
+        connection.socket.settimeout(15)
+        connection.log(uuid.uuid4().bytes, 1, b"back")
+        connection.close()

@@ -49,12 +49,13 @@ def split(data: bytes) -> tuple[list[tuple[int, int, bytes, int, bytes]], bytes]
 class Connection:
     """A blocking connection for tests that talk a little."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, timeout: float = 15) -> None:
         self.port = port
+        self.timeout = timeout
         self.connect()
 
     def connect(self) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", self.port), timeout=15)
+        self.socket = socket.create_connection(("127.0.0.1", self.port), self.timeout)
         self._rest = b""
         self._frames: list = []
 
