@@ -1,0 +1,61 @@
+"""
+The C{msglog} command: sends to a server, and reads and checks its logs.
+
+Each subcommand is a module of this package that has a C{command}, imported when it is asked for: a
+C{ping} should not wait for what C{bench} draws its charts with.  A C{command} returns the exit
+status, or nothing for 0.
+
+Exit status: 0, it was done; 1, it was not, or what was checked is not as it should be; 2, the
+command line is wrong; 130, Ctrl-C.  Each subcommand's help says what that means for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from .. import __version__
+
+__all__ = ["main"]
+
+# In the order in which a person meets them.
+_COMMANDS = ("ping", "send", "tail", "cat", "verify", "stats", "bench")
+
+
+class _Commands(click.Group):
+    """The subcommands, imported late."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}._{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="msglog %(version)s")
+def _msglog() -> None:
+    """Send messages to a msglog server, and read and check its logs."""
+
+
+def main() -> None:
+    """Run the command, and end the process with its status."""
+    try:
+        status = _msglog.main(prog_name="msglog", standalone_mode=False)
+    except click.exceptions.Abort:  # Ctrl-C where a subcommand has nothing to say about it
+        status = 130
+    except click.ClickException as e:
+        e.show()
+        status = e.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has read enough, as with any filter.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
