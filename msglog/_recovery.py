@@ -17,6 +17,7 @@ from ._disk import Disk
 from ._errors import LedgerDamaged, LogDamaged, RecordError
 from ._ledger import Ledger, ReplayError
 from ._records import MAX_LINE_BYTES, format_time
+from ._rotation import RotatedFile, first_line_of, rotated_files
 from ._torn import Damage, Lines, judge_damage, read_record
 
 __all__ = ["Recovered", "Recovery"]
@@ -96,8 +97,8 @@ class Recovery:
                     log=str(self._path),
                     size=size,
                 )
-            for path in self._rotated():
-                self._replay_rotated(path, 0, joining=True, lazy=False)
+            for rotated in self._rotated():
+                self._replay_rotated(rotated.path, 0, joining=True, lazy=False)
         else:
             self.last_time, lazy = coverage.time, coverage.lazy
             if coverage.first == b"" or coverage.first == self.first:
@@ -157,31 +158,22 @@ class Recovery:
                 f"or move {self._ledger_path} away to have it made anew from this log"
             )
 
-    def _rotated(self) -> list[Path]:
+    def _rotated(self) -> list[RotatedFile]:
         """Files beside the log that were rotated away from it, oldest first."""
-        found = []
-        for path in self._path.parent.glob(f"{_escape_glob(self._path.name)}?*"):
-            if path.name.startswith((f"{self._path.name}.ledger", f"{self._path.name}.torn-")):
-                continue
-            with path.open("rb") as file:
-                line = file.readline(MAX_LINE_BYTES)
-            try:
-                record = read_record(line)
-            except RecordError:
-                if path.suffix in {".gz", ".xz", ".bz2", ".zst"}:
-                    self._log.warn("{path} is compressed and was not read", path=str(path))
-                continue
-            found.append((record.time, path))
-        return [path for _, path in sorted(found)]
+        return rotated_files(self._path, first_line_of, self._pass_over)
+
+    def _pass_over(self, path: Path) -> None:
+        if path.suffix in {".gz", ".xz", ".bz2", ".zst"}:
+            self._log.warn("{path} is compressed and was not read", path=str(path))
 
     def _finish_rotated(self, coverage: Coverage) -> None:
         """Read the rest of the log that was rotated away before the ledger had all of it."""
-        for path in self._rotated():
-            with path.open("rb") as file:
-                if file.readline(MAX_LINE_BYTES) != coverage.first:
-                    continue
-            self._replay_rotated(path, coverage.offset, joining=False, lazy=coverage.lazy)
-            return
+        for rotated in self._rotated():
+            if rotated.first == coverage.first:
+                self._replay_rotated(
+                    rotated.path, coverage.offset, joining=False, lazy=coverage.lazy
+                )
+                return
         raise LedgerDamaged(
             f"the server was killed before its ledger had all of the log, and that log is neither "
             f"{self._path} nor beside it under a name that begins with {self._path.name}. Put it "
@@ -295,7 +287,3 @@ class _Progress:
                 read=self.read,
                 path=str(path),
             )
-
-
-def _escape_glob(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
