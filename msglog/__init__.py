@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 __version__ = version("msglog")
 
-from ._batch import Batch, NackCode, Refusal, Verdict
+from ._batch import Batch, NackCode, Receipt, Refusal, Verdict
 from ._errors import (
     LedgerDamaged,
     LogDamaged,
@@ -19,7 +19,7 @@ from ._errors import (
     StartError,
     StoreFailed,
 )
-from ._journal import Journal, Receipt
+from ._journal import Journal
 from ._limits import Limits
 from ._protocol import MessageLogFactory
 from ._records import Record, parse_line

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from uuid import UUID
 
 from attrs import define, field, frozen
 
-__all__ = ["MAX_SEQUENCE", "STORED", "Batch", "NackCode", "Refusal", "Verdict"]
+__all__ = ["MAX_SEQUENCE", "STORED", "Batch", "NackCode", "Receipt", "Refusal", "Verdict"]
 
 # 2**53 - 1, the highest integer that every JSON reader gets back exactly.
 MAX_SEQUENCE = 2**53 - 1
@@ -49,6 +50,21 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.checksums)
+
+
+@frozen(slots=True)
+class Receipt:
+    """
+    Proof that a message is durable.
+
+    @ivar client: the client id it was logged under.
+    @ivar sequence: its sequence there.
+    @ivar checksum: its CRC-32C, as the log's record of it has it.
+    """
+
+    client: UUID
+    sequence: int
+    checksum: int
 
 
 @frozen(slots=True)

@@ -1,4 +1,4 @@
-"""What can go wrong, by who is at fault: us being misconfigured, the log on disk, or the disk."""
+"""What can go wrong, by who is at fault: us being misconfigured, the log, the disk, or a peer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ __all__ = [
     "LogDamaged",
     "LogLocked",
     "MsglogError",
+    "NotConnected",
     "NotLogged",
+    "QueueFull",
     "RecordError",
+    "SessionFailed",
+    "SpoolError",
     "StartError",
     "StoreFailed",
+    "Unanswered",
 ]
 
 
@@ -74,13 +79,53 @@ class RecordError(MsglogError):
 @define(eq=False)
 class NotLogged(MsglogError):
     """
-    A message of this process's own L{Journal} was refused by the store, or never handed to it.
+    A message was not logged: refused by the server or the store, or never handed to it.
 
-    C{retry}: whether logging the same message again makes sense.
+    C{retry}: whether to log the same message again makes sense.
     """
 
     reason: str
     retry: bool
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class QueueFull(NotLogged):
+    """As much waits for its receipt as a client may hold; wait for room, or slow down."""
+
+
+class Unanswered(NotLogged):
+    """
+    A client was closed before a message had its answer: whether it is logged is not known.
+
+    To send it again from a new client may log it twice.  A spool keeps it, and knows.
+    """
+
+
+class SessionFailed(NotLogged):
+    """
+    Server and client disagree in a way that sending again cannot mend, so the client sends no
+    more: its id is used by somebody else, or may not be used, or the server has lost messages
+    that it had acknowledged.
+    """
+
+
+@define(eq=False)
+class NotConnected(MsglogError):
+    """No server could be reached in time.  C{reason} says which were tried and what happened."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@define(eq=False)
+class SpoolError(MsglogError):
+    """A spool cannot be used: another process has it, it is damaged, or its disk is full."""
+
+    reason: str
 
     def __str__(self) -> str:
         return self.reason

@@ -5,24 +5,15 @@ from __future__ import annotations
 from functools import partial
 from uuid import UUID
 
-from attrs import define, frozen
+from attrs import define
 from twisted.internet.defer import Deferred, fail
 
-from ._batch import Batch, Verdict
+from ._batch import Batch, Receipt, Verdict
 from ._errors import NotLogged
 from ._frames import ABSURD_BODY_BYTES, message_checksum
 from .interfaces import IStore
 
-__all__ = ["Journal", "Receipt"]
-
-
-@frozen(slots=True)
-class Receipt:
-    """Proof that a message is durable."""
-
-    client: UUID
-    sequence: int
-    checksum: int
+__all__ = ["Journal"]
 
 
 @define(slots=True, eq=False)

@@ -1,7 +1,7 @@
 """
-Every limit of the server: its name, default, unit and reason.
+Every limit of the server and of the clients: its name, default, unit and reason.
 
-The plugin's options, tap.md's table and the code all read this one table.
+The plugin's options, the manuals' tables and the code all read these two.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import Attribute, field, fields, frozen
 
-__all__ = ["Limits", "limits_table"]
+__all__ = ["ClientLimits", "Limits", "limits_table"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -150,7 +150,72 @@ class Limits:
     )
 
 
-def limits_table() -> list[tuple[str, Any, str, str, str]]:
+@frozen(kw_only=True)
+class ClientLimits:
+    """What a client bounds; a C{ValueError} says which value is out of its range."""
+
+    window: int = _limit(
+        1024,
+        "messages",
+        "sent and not acknowledged; never more than the server's window",
+        "the most that a server compares resends with by default",
+    )
+    pending_messages: int = _limit(
+        4096,
+        "messages",
+        "handed over and without a receipt before a further one waits or fails",
+        "four windows: there is always one to send, and more would not be sooner done",
+    )
+    pending_bytes: int = _limit(
+        64 * MIB,
+        "bytes",
+        "held for messages without a receipt before a further one waits or fails",
+        "what a program can spare for its log; counts twice each body and 1 KiB",
+    )
+    spool_bytes: int = _limit(
+        1024 * MIB,
+        "bytes",
+        "of messages in the spool before a further one waits or fails",
+        "a day of 45 messages a second of 256 bytes",
+    )
+    connect_seconds: float = _limit(
+        10.0,
+        "seconds",
+        "for a connection to be made and the server to say its terms",
+        "longer than any healthy network takes, short enough to try the next server",
+        0.1,
+    )
+    answer_seconds: float = _limit(
+        30.0,
+        "seconds",
+        "without any answer, while one is owed, before another connection is tried",
+        "a disk that stalls for longer is as good as away; resends cost nothing",
+        0.1,
+    )
+    first_backoff_seconds: float = _limit(
+        0.1,
+        "seconds",
+        "before the second attempt to connect or to have stored; doubled each time, with jitter",
+        "a restart of the server takes about as long",
+        0.001,
+    )
+    max_backoff_seconds: float = _limit(
+        10.0,
+        "seconds",
+        "between two attempts at most",
+        "how late a client may notice that its server is back",
+        0.001,
+    )
+    stop_seconds: float = _limit(
+        10.0,
+        "seconds",
+        "for a stop to wait for what has no receipt yet",
+        "a service that stops is killed after 90 s by systemd, and by others after 10",
+        0,
+    )
+
+
+def limits_table(limits: type = Limits) -> list[tuple[str, Any, str, str, str]]:
     """Each limit: name, default, unit, meaning, reason."""
     return [
         (
@@ -160,5 +225,5 @@ def limits_table() -> list[tuple[str, Any, str, str, str]]:
             f.metadata["meaning"],
             f.metadata["reason"],
         )
-        for f in fields(Limits)
+        for f in fields(limits)
     ]

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -26,54 +24,14 @@ from ._errors import StoreFailed
 from ._limits import Limits
 from ._records import format_fragments
 from ._recovery import Recovered
+from ._worker import Done, IWorker, Work, WorkThread
 from ._writer import Appending, Asking, LogWriter
 from .interfaces import IStore
 
-__all__ = ["FileStore", "WorkThread"]
+__all__ = ["FileStore"]
 
 # How often the writer is asked whether something is due while there are no commits.
 _TICK_SECONDS = 1.0
-
-Work = Callable[[], Any]
-Done = Callable[[Any], None]
-
-
-class IWorker(Protocol):
-    """Does one piece of work after the other, somewhere."""
-
-    def do(self, work: Work, done: Done) -> None:
-        """Do work, then call C{done} in the reactor's thread with its result or L{Failure}."""
-
-    def stop(self) -> None:
-        """Do no more work after what was handed over."""
-
-
-class WorkThread:
-    """A thread that does one piece of work after the other."""
-
-    def __init__(self, reactor: IReactorFromThreads) -> None:
-        self._reactor = reactor
-        self._queue: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name="msglog writer", daemon=True)
-        self._thread.start()
-
-    def do(self, work: Work, done: Done) -> None:
-        """See L{IWorker}."""
-        self._queue.put((work, done))
-
-    def stop(self) -> None:
-        """See L{IWorker}; returns when the thread has ended."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            work, done = item
-            try:
-                result = work()
-            except BaseException:
-                result = Failure()
-            self._reactor.callFromThread(done, result)
 
 
 @implementer(IStore)

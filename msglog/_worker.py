@@ -1,0 +1,54 @@
+"""A thread for what waits for the disk, so that the reactor does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+
+__all__ = ["Done", "IWorker", "Work", "WorkThread"]
+
+Work = Callable[[], Any]
+Done = Callable[[Any], None]
+
+
+class IWorker(Protocol):
+    """Does one piece of work after the other, somewhere."""
+
+    def do(self, work: Work, done: Done) -> None:
+        """Do work, then call C{done} in the reactor's thread with its result or L{Failure}."""
+
+    def stop(self) -> None:
+        """Do no more work after what was handed over."""
+
+
+class WorkThread:
+    """A thread that does one piece of work after the other."""
+
+    def __init__(self, reactor: IReactorFromThreads, name: str = "msglog writer") -> None:
+        self._reactor = reactor
+        self._queue: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def do(self, work: Work, done: Done) -> None:
+        """See L{IWorker}."""
+        self._queue.put((work, done))
+
+    def stop(self) -> None:
+        """See L{IWorker}; returns when the thread has ended."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            work, done = item
+            try:
+                result = work()
+            except BaseException:
+                result = Failure()
+            self._reactor.callFromThread(done, result)
