@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, Any, NoReturn
+from collections.abc import Callable
+from typing import IO, Any, NoReturn, TypeVar
 
 import click
 from rich.console import Console
@@ -11,6 +12,8 @@ from rich.console import Console
 __all__ = ["DEFAULT_SERVER", "fail", "printable", "server_option", "terminal"]
 
 DEFAULT_SERVER = "127.0.0.1:7514"
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
 def terminal(stream: IO[str] | None = None) -> Console:
@@ -41,7 +44,7 @@ def printable(text: str) -> str:
     )
 
 
-def server_option(command: click.Command) -> click.Command:
+def server_option(command: _Decorated) -> _Decorated:
     """The option that names the servers."""
     option = click.option(
         "-s",
