@@ -1,0 +1,361 @@
+"""
+Checking a stretch of a log, without I/O: what verifying and counting have in common, and fast.
+
+Theory of operation.  Any stretch of whole lines can be checked alone, in any process: each record
+by its checksum, each client's sequences from its first record in the stretch on, the times from
+the first on.  What a stretch cannot know is what came before it; so its L{Summary} says where each
+client begins and ends in it, and L{Verification<msglog._verification.Verification>} puts the
+summaries together, in order.  To each neighbouring pair the same rule is applied, within a stretch
+and across its ends, so that the result does not depend on where the stretches were cut.
+
+L{parse_line} decides what is damaged, but is asked about few lines.  A busy log has runs: lines
+of one commit and client, which begin with the same 92 bytes and whose sequence is the next one.
+Of such a line everything is known but the body and its checksum, so it is enough to read the body
+(with the same JSON parser) and to compare what stands before it with what should.  Whatever is
+not exactly so is left to L{parse_line}.  Measured, 256-byte messages, CPython 3.11: 0.27 million
+lines a second by L{parse_line}, 0.75 so.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Callable
+from struct import Struct
+
+import orjson
+from attrs import Factory, define, frozen
+from google_crc32c import value as crc32c
+
+from ._batch import MAX_SEQUENCE
+from ._errors import RecordError
+from ._frames import MESSAGE
+from ._records import MAX_LINE_BYTES, client_text, format_time, parse_line, parse_time
+
+__all__ = [
+    "MAX_FAULTS",
+    "ClientRun",
+    "Fault",
+    "FaultKind",
+    "Summary",
+    "scan",
+    "sequence_fault",
+    "time_fault",
+]
+
+# Faults that a summary has in full; the others are only counted.  A file that is no log at all
+# would otherwise fill the memory with them.  A person reads fewer.
+MAX_FAULTS = 1000
+
+# What is read and cut into lines at once, bytes.  They and their lines stay in the processor's
+# cache: with 4 MiB it is a sixth slower.
+_BLOCK_BYTES = 256 * 1024
+
+_CHECKED = Struct(">B16sQ")
+_SECOND = 1_000_000
+
+# How a line is made, {"time":"…","client":"…","seq":…,"crc":"…","message":…}, in offsets.
+_TIME = slice(9, 36)
+_CLIENT = slice(48, 84)
+_COMMIT = 48  # up to and with "client":"
+_OPENING = 92  # up to and with "seq":
+_TO_MESSAGE = 28  # from behind the sequence to behind "message":
+# What no line begins with.
+_NO_OPENING = b"\n"
+_NOT_KNOWN = (-1, b"", 0)
+# From here on lines are looked at one by one, so that a run needs no check for the highest
+# sequence: none has as many lines as there are sequences above.
+_NO_RUN_FROM = MAX_SEQUENCE - 2**32
+
+
+class FaultKind(enum.Enum):
+    """What can be wrong at a place in a log."""
+
+    DAMAGED = "damaged"  # no record, or its checksum is not that of its content
+    SEQUENCE = "sequence"  # a client's record is not the one after its record before
+    BEGINNING = "beginning"  # a client's first record is not its message 1
+    TIME = "time"  # a record's time is before that of the record before it
+    UNREADABLE = "unreadable"  # the file cannot be read from here on
+
+
+@frozen(slots=True)
+class Fault:
+    """
+    A place in a log where something is not as it should be.
+
+    @ivar offset: of the line, bytes from the beginning of the (uncompressed) file.
+    """
+
+    offset: int
+    kind: FaultKind
+    reason: str
+
+
+@define(slots=True, eq=False)
+class ClientRun:
+    """
+    The records of one client in a stretch.
+
+    @ivar first: the sequence of the first one.
+    @ivar offset: where that is.
+    @ivar last: the sequence of the last one.
+    @ivar size: bytes of their lines.
+    """
+
+    first: int
+    offset: int
+    last: int
+    records: int = 0
+    size: int = 0
+
+
+@define(slots=True, eq=False)
+class Summary:
+    """
+    What a stretch of a log holds.
+
+    @ivar begin: its offset in the file.
+    @ivar end: the offset behind it.
+    @ivar commits: how many different times follow each other.
+    @ivar first_time: of the first record, microseconds since 1970; 0 if there is no record.
+    @ivar first_offset: of the first record.
+    @ivar last_time: of the last record.
+    @ivar clients: what each client, by its 16 bytes, has in it.
+    @ivar seconds: the records of each second since 1970.
+    @ivar faults: in order of their offsets, at most L{MAX_FAULTS} of them.
+    @ivar fault_counts: of all of them.
+    @ivar unfinished: the offset of a last line that has no newline; L{None} if there is none.
+    """
+
+    begin: int
+    end: int
+    records: int = 0
+    commits: int = 0
+    first_time: int = 0
+    first_offset: int = 0
+    last_time: int = 0
+    clients: dict[bytes, ClientRun] = Factory(dict)
+    seconds: dict[int, int] = Factory(dict)
+    faults: list[Fault] = Factory(list)
+    fault_counts: Counter[FaultKind] = Factory(Counter)
+    unfinished: int | None = None
+
+    def add_fault(self, offset: int, kind: FaultKind, reason: str) -> None:
+        """Take note of a fault."""
+        self.fault_counts[kind] += 1
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(Fault(offset, kind, reason))
+
+
+def sequence_fault(client: bytes, sequence: int, last: int) -> str:
+    """What is wrong with a sequence that comes after C{last} and is not the next."""
+    if sequence <= last:
+        why = "out of order, or there twice"
+    elif sequence == last + 2:
+        why = f"{last + 1} is missing"
+    else:
+        why = f"{last + 1} to {sequence - 1} are missing"
+    return f"sequence {sequence} of client {client_text(client)} comes after {last}: {why}"
+
+
+def scan(read: Callable[[int, int], bytes], begin: int, end: int) -> Summary:
+    """
+    Check a stretch.
+
+    @param read: takes a count and an offset and returns bytes, none at the end.
+    @param begin: the offset of a line.
+    @param end: the offset behind a line's newline, or the end of the file.
+    """
+    stretch = _Stretch(begin, end)
+    position, size = begin, _BLOCK_BYTES
+    rest = b""
+    overlong = False
+    while block := read(asked := min(size, end - position), position):
+        lines = block.split(b"\n")
+        rest = lines.pop()
+        if lines:
+            if overlong:
+                stretch.skip(len(lines.pop(0)) + 1)
+            stretch.feed(lines)
+            # What remains of the block is read again: cheaper than to copy each block.
+            position += len(block) - len(rest)
+            size, overlong = _BLOCK_BYTES, False
+        elif len(block) < asked or position + len(block) == end:
+            break  # the end, or where somebody cut the file meanwhile
+        elif len(block) <= MAX_LINE_BYTES and not overlong:
+            size = 2 * len(block)
+        else:
+            if not overlong:
+                stretch.add_overlong()
+            stretch.skip(len(block))
+            position += len(block)
+            size, overlong, rest = _BLOCK_BYTES, True, b""
+    return stretch.finish(rest)
+
+
+class _Stretch:
+    """A stretch that is being checked, and the run of lines that it is in the middle of."""
+
+    def __init__(self, begin: int, end: int) -> None:
+        self._summary = Summary(begin, end)
+        self._offset = begin
+        self._opening = _NO_OPENING
+        self._commit = _NO_OPENING  # how the lines of the current commit begin
+        self._client = b""
+        self._sequence = 0
+        self._run = ClientRun(0, 0, 0)  # of nobody
+        self._known: dict[bytes, bytes] = {}  # clients by their text
+        self._counted = 0  # records when the current commit began
+
+    def add_overlong(self) -> None:
+        """The line that begins here is longer than a record can be."""
+        self._summary.add_fault(
+            self._offset, FaultKind.DAMAGED, f"no end of line within {MAX_LINE_BYTES} bytes"
+        )
+
+    def skip(self, count: int) -> None:
+        """Leave bytes out."""
+        self._opening = _NO_OPENING
+        self._offset += count
+
+    def finish(self, rest: bytes) -> Summary:
+        """
+        The summary of what was fed.
+
+        @param rest: what stands after the last newline.
+        """
+        summary = self._summary
+        self._count_commit()
+        if rest:
+            summary.unfinished = self._offset
+        return summary
+
+    def feed(self, lines: list[bytes]) -> None:
+        """Check whole lines, given without their newlines."""
+        loads, pack, crc = orjson.loads, _CHECKED.pack, crc32c
+        client, sequence, opening = self._client, self._sequence, self._opening
+        began = 0  # where in the lines those begin that are not taken note of
+        for index, line in enumerate(lines):
+            if line.startswith(opening):
+                sequence += 1
+                at = _OPENING + _TO_MESSAGE + len(b"%d" % sequence)
+                try:
+                    body = loads(line[at:-1]).encode()
+                except (orjson.JSONDecodeError, AttributeError):
+                    pass
+                else:
+                    if (
+                        line[_OPENING:at]
+                        == b'%d,"crc":"%08x","message":'
+                        % (sequence, crc(pack(MESSAGE, client, sequence) + body))
+                        and line[-1] == 125  # }
+                    ):
+                        continue
+                sequence -= 1
+            self._leave(sequence, lines[began:index])
+            self._take(line)
+            self._offset += len(line) + 1
+            began = index + 1
+            client, sequence, opening = self._client, self._sequence, self._opening
+        self._leave(sequence, lines[began:])
+
+    def _leave(self, sequence: int, lines: list[bytes]) -> None:
+        """Take note of lines that the run went on with, up to a sequence."""
+        if lines:
+            size = sum(map(len, lines)) + len(lines)
+            run = self._run
+            run.last = self._sequence = sequence
+            run.records += len(lines)
+            run.size += size
+            self._summary.records += len(lines)
+            self._offset += size
+
+    def _take(self, line: bytes) -> None:
+        """A line that does not simply go on the run: see what it is, and begin another."""
+        self._opening = _NO_OPENING
+        offset, summary = self._offset, self._summary
+        time, client, sequence = self._next_of_known(line)
+        if time < 0:
+            try:
+                record = parse_line(line)
+            except RecordError as e:
+                summary.add_fault(offset, FaultKind.DAMAGED, e.reason)
+                return
+            time, client, sequence = record.time, record.client, record.sequence
+        else:
+            self._opening = line[:_OPENING]
+        run = summary.clients.get(client)
+        if run is None:
+            run = summary.clients[client] = ClientRun(sequence, offset, sequence)
+            self._known[client_text(client).encode()] = client
+        elif sequence != run.last + 1:
+            reason = sequence_fault(client, sequence, run.last)
+            summary.add_fault(offset, FaultKind.SEQUENCE, reason)
+        if time != summary.last_time or not summary.commits:
+            self._begin_commit(time, line)
+        summary.records += 1
+        run.last = sequence
+        run.records += 1
+        run.size += len(line) + 1
+        self._run, self._client, self._sequence = run, client, sequence
+        if sequence > _NO_RUN_FROM:
+            self._opening = _NO_OPENING
+
+    def _next_of_known(self, line: bytes) -> tuple[int, bytes, int]:
+        """The time, client and sequence of a good line, if it is a known client's next one."""
+        client = self._known.get(line[_CLIENT])
+        if client is None or line[84:_OPENING] != b'","seq":':
+            return _NOT_KNOWN
+        if line.startswith(self._commit):
+            time = self._summary.last_time
+        else:
+            if line[:9] != b'{"time":"' or line[36:_COMMIT] != b'","client":"':
+                return _NOT_KNOWN
+            try:
+                time = parse_time(line[_TIME].decode())
+            except ValueError:
+                return _NOT_KNOWN
+        sequence = self._summary.clients[client].last + 1
+        at = _OPENING + _TO_MESSAGE + len(b"%d" % sequence)
+        try:
+            body = orjson.loads(line[at:-1]).encode()
+        except (orjson.JSONDecodeError, AttributeError):
+            return _NOT_KNOWN
+        checksum = crc32c(_CHECKED.pack(MESSAGE, client, sequence) + body)
+        if (
+            line[_OPENING:at] == b'%d,"crc":"%08x","message":' % (sequence, checksum)
+            and line[-1] == 125  # }
+            and sequence <= MAX_SEQUENCE
+        ):
+            return time, client, sequence
+        return _NOT_KNOWN
+
+    def _begin_commit(self, time: int, line: bytes) -> None:
+        """A line has another time than that before it."""
+        summary = self._summary
+        if not summary.commits:
+            summary.first_time, summary.first_offset = time, self._offset
+        elif time < summary.last_time:
+            reason = time_fault(time, summary.last_time)
+            summary.add_fault(self._offset, FaultKind.TIME, reason)
+        self._count_commit()
+        summary.last_time = time
+        summary.commits += 1
+        self._counted = summary.records
+        self._commit = line[:_COMMIT] if self._opening is not _NO_OPENING else _NO_OPENING
+
+    def _count_commit(self) -> None:
+        """The current commit is over: its records belong to its second."""
+        summary = self._summary
+        if summary.commits:
+            second = summary.last_time // _SECOND
+            count = summary.records - self._counted
+            summary.seconds[second] = summary.seconds.get(second, 0) + count
+
+
+def time_fault(time: int, before: int) -> str:
+    """What is wrong with a time that comes after C{before} and is less."""
+    return (
+        f"its time, {format_time(time).decode()}, is before {format_time(before).decode()}, "
+        f"that of the record before it"
+    )
