@@ -17,7 +17,7 @@ from .._load.loop import UNCOUNTED, Plan
 from .._load.processes import Run
 from ._bench_progress import Bar, CtrlC
 from ._bench_report import Report, draw
-from ._console import fail, server_option, terminal
+from ._console import fail, servers_option, terminal
 
 __all__ = ["command"]
 
@@ -80,7 +80,8 @@ Examples:
 \b
 Exit status:
   0    measured; every message was acknowledged
-  1    no server, a message was refused, a connection was lost, or a receipt was wrong
+  1    not measured, or not to the end: no server, a message refused, a connection
+       lost, a receipt wrong
   2    the command line is wrong
   130  ended by Ctrl-C; what was measured until then is printed
 """
@@ -93,7 +94,7 @@ def _chart_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
 
 
 @click.command("bench", help=_HELP, short_help="Load a server, and measure how fast it is.")
-@server_option
+@servers_option("The server to load.")
 @click.option(
     "-c",
     "--connections",
@@ -131,7 +132,7 @@ def _chart_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
     "-n",
     "--messages",
     metavar="N",
-    type=click.IntRange(1, UNCOUNTED - 1),
+    type=click.IntRange(min=1),
     help="How many messages to measure, of all clients together.  [default: as many as can]",
 )
 @click.option(

@@ -14,6 +14,11 @@ from ._console import terminal
 
 __all__ = ["Bar", "CtrlC"]
 
+# Characters of the bar itself, and what stands beside it: the phase, the time, the rate, and the
+# ^C that a terminal echoes, which would otherwise fold the line and leave a piece of it behind.
+_NARROWEST, _WIDEST = 10, 100
+_OTHER_COLUMNS = 44
+
 
 class CtrlC:
     """
@@ -54,7 +59,7 @@ class Bar:
         self._shown = console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description:<9}"),
-            BarColumn(None),
+            BarColumn(max(_NARROWEST, min(console.width - _OTHER_COLUMNS, _WIDEST))),
             TimeElapsedColumn(),
             TextColumn("{task.fields[rate]:>20}"),
             console=console,

@@ -110,11 +110,12 @@ def draw(report: Report, console: Console) -> None:
         ("max", latencies.highest),
     ]
     lines = [
-        ("server", f"{report.server}: {report.parameters()}"),
+        ("server", report.server),
+        ("load", report.parameters()),
         ("rate", f"{measured.rate:,.0f} messages/s ({body_rate / 1e6:,.1f} MB/s of bodies)"),
         (
             "receipts",
-            f"{latencies.total:,} checked, none wrong; measured for {measured.seconds:,.1f} s",
+            f"{latencies.total:,} in {measured.seconds:,.3g} s, each checked and right",
         ),
     ]
     if measured.refused:

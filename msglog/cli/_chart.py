@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .._load.loop import SLOT_SECONDS, Measurement
 from ._bench_report import PERCENTILES, Report, milliseconds
@@ -45,6 +45,9 @@ _DPI = 150
 # Percentiles are drawn by how many messages are slower: each step to the right is one in ten.
 _TICKS = (0.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
+# Marks nearer than this, in nines, would be written over each other.
+_APART = 0.3
+
 
 def save(report: Report, path: Path) -> None:
     """
@@ -55,17 +58,19 @@ def save(report: Report, path: Path) -> None:
     with rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
         latencies, rate = figure.subplots(2, 1, height_ratios=(3, 2))
-        figure.suptitle(
+        latencies.set_title(
             f"msglog bench: {report.measured.rate:,.0f} messages/s",
             fontsize=14,
             fontweight="bold",
-            x=0.01,
-            ha="left",
-        )
-        latencies.set_title(
-            f"{report.parameters()}; {report.started:%Y-%m-%d %H:%M} UTC",
-            fontsize=10,
             loc="left",
+            pad=24,
+        )
+        latencies.annotate(
+            f"{report.parameters()}; {report.started:%Y-%m-%d %H:%M} UTC",
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(0, 8),
+            textcoords="offset points",
             color="#555555",
         )
         _draw_latencies(latencies, report.measured)
@@ -96,12 +101,13 @@ def _draw_latencies(axes: Axes, measured: Measurement) -> None:
     axes.set_ylim(min(values) / 1.5, max(values) * 2)
     axes.set_xlim(0, max(places[-1], 1) * 1.08)
     for percent in PERCENTILES:
-        if _place(percent) <= places[-1]:
+        if _place(percent) < places[-1] - _APART:
             _mark(axes, _place(percent), latencies.percentile(percent), f"p{percent:g}")
     _mark(axes, places[-1], latencies.highest, "max")
     ticks = [tick for tick in _TICKS if _place(tick) <= places[-1]]
     axes.set_xticks([_place(tick) for tick in ticks], [f"{tick:g} %" for tick in ticks])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("of all messages were acknowledged within")
     axes.set_ylabel("milliseconds")
@@ -112,9 +118,9 @@ def _mark(axes: Axes, place: float, nanoseconds: int, name: str) -> None:
     axes.annotate(
         f"{name}\n{milliseconds(nanoseconds)}",
         (place, nanoseconds / 1e6),
-        xytext=(0, 7),
+        xytext=(3, 6),
         textcoords="offset points",
-        ha="center",
+        ha="right",  # the curve rises to the right, so there is room on the left
         fontsize=8.5,
     )
 

@@ -9,7 +9,7 @@ from typing import IO, Any, NoReturn, TypeVar
 import click
 from rich.console import Console
 
-__all__ = ["DEFAULT_SERVER", "fail", "printable", "server_option", "terminal"]
+__all__ = ["DEFAULT_SERVER", "fail", "printable", "server_option", "servers_option", "terminal"]
 
 DEFAULT_SERVER = "127.0.0.1:7514"
 
@@ -44,9 +44,9 @@ def printable(text: str) -> str:
     )
 
 
-def server_option(command: _Decorated) -> _Decorated:
-    """The option that names the servers."""
-    option = click.option(
+def servers_option(help_text: str) -> Callable[[_Decorated], _Decorated]:
+    """The option that names servers; C{help_text} says what becomes of several."""
+    return click.option(
         "-s",
         "--server",
         "servers",
@@ -56,6 +56,10 @@ def server_option(command: _Decorated) -> _Decorated:
         envvar="MSGLOG_SERVER",
         show_default=True,
         show_envvar=True,
-        help="Where the server is; repeat it for others to go to when it is away.",
+        help=help_text,
     )
-    return option(command)
+
+
+server_option = servers_option(
+    "Where the server is; repeat it for others to go to when it is away."
+)

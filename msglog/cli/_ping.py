@@ -10,7 +10,7 @@ import click
 import orjson
 
 from .._enquiry import Answer, Enquirer, EnquiryFailed, parse_server
-from ._console import printable, server_option
+from ._console import printable, servers_option
 
 __all__ = ["command"]
 
@@ -24,8 +24,6 @@ Ask a server for its terms, and time the answer.
 One ENQUIRY goes there and one TERMS comes back: which version of the protocol the server speaks,
 how long a body it takes, and its window. The server answers from its commits, so an answer says
 that it works and not only that it listens. Nothing is logged.
-
-Of several servers, each is asked.
 
 \b
 Examples:
@@ -43,7 +41,7 @@ Exit status:
 
 
 @click.command("ping", help=_HELP, short_help="Ask a server for its terms, and time the answer.")
-@server_option
+@servers_option("Where the server is; repeat it to ask several.")
 @click.option(
     "-c",
     "--count",
