@@ -1,0 +1,139 @@
+"""
+Following a log as it grows, through rotation, without missing, repeating or halving a line.
+
+Theory of operation.  The server moves on to a new file only between two commits, after the old one
+was renamed; and it never writes to the old one again.  So once the log's name leads to another
+file, one more look at the old one gets all that is left of it.  While the name leads nowhere, the
+old one may still grow.
+
+========  =======================================================================================
+ABSENT    there is no file of that name, and none is open
+OPEN      a file is read; the name leads to it, or nowhere
+========  =======================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ._logfile import LogFile, open_log, predecessors
+from ._seeking import line_time, offset_of_time
+
+__all__ = ["Follower"]
+
+
+class Follower:
+    """
+    @param path: the log.
+    @param remark: told what a person should know: that the log is not there, was rotated, was cut.
+    """
+
+    def __init__(self, path: Path, remark: Callable[[str], None]) -> None:
+        self._path = path
+        self._remark = remark
+        self._file: LogFile | None = None
+        self._offset = 0
+        self._size = -1  # the file's at the last look
+        self._time = -1  # of the last line
+        self._said_absent = False
+
+    def start(self, file: LogFile, offset: int) -> None:
+        """
+        Go on in a file that was opened already; it is closed in time.
+
+        @param offset: where its first line begins that was not seen.
+        """
+        self._file, self._offset, self._size = file, offset, -1
+
+    def close(self) -> None:
+        """Follow no more."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def poll(self) -> Iterator[tuple[Path, int, bytes]]:
+        """
+        What has come since the last time: whole lines, each with its file and offset.
+
+        @raise LogUnreadable: the file cannot be read.
+        """
+        if self._file is None and not self._open():
+            return
+        while True:
+            following = self._successor()
+            yield from self._grown()
+            if not following:
+                return
+            yield from self._between()
+            if not self._open():
+                return
+
+    def _open(self) -> bool:
+        """Open the file that the name leads to, if it does."""
+        if not self._path.exists():
+            if not self._said_absent:
+                self._said_absent = True
+                self._remark(f"{self._path} is not there; waiting for it")
+            return False
+        self.close()
+        self.start(open_log(self._path), 0)
+        if self._said_absent:
+            self._said_absent = False
+            self._remark(f"{self._path} is there")
+        return True
+
+    def _successor(self) -> bool:
+        """Whether the name leads to another file than the open one."""
+        assert self._file is not None
+        try:
+            named = os.stat(self._path)
+        except FileNotFoundError:
+            if not self._said_absent:
+                self._said_absent = True
+                self._remark(f"{self._path} was moved away; waiting for the next")
+            return False
+        if os.path.samestat(named, os.fstat(self._file.fileno())):
+            self._said_absent = False
+            return False
+        self._said_absent = False
+        return True
+
+    def _grown(self) -> Iterator[tuple[Path, int, bytes]]:
+        """The whole lines that the open file has more than at the last look."""
+        file = self._file
+        assert file is not None
+        size = file.size
+        if size is not None:
+            if size == self._size:
+                return
+            self._size = size
+            if size < self._offset:
+                self._remark(
+                    f"{file.path} was cut from {self._offset} bytes to {size}: some of what was "
+                    f"shown is not in it any more"
+                )
+                self._offset = offset_of_time(file, self._time + 1)
+        for offset, line in file.lines(self._offset):
+            if not line.endswith(b"\n"):
+                return
+            self._offset = offset + len(line)
+            time = line_time(line)
+            if time is not None:
+                self._time = time
+            yield file.path, offset, line
+
+    def _between(self) -> Iterator[tuple[Path, int, bytes]]:
+        """Files that were begun and rotated away since the last look."""
+        if self._time < 0:
+            return  # nothing says what is older and what is newer
+        for path in predecessors(self._path, self._remark):
+            with open_log(path) as file:
+                first = file.first_record()
+                if first is None or first.time <= self._time:
+                    continue
+                for offset, line in file.lines():
+                    if line.endswith(b"\n"):
+                        self._time = line_time(line) or self._time
+                        yield path, offset, line
