@@ -1,34 +1,52 @@
 """
 A message log server on Twisted whose ACK means: on disk, exactly once, in its client's order.
 
-What an application needs to run it inside itself is here; docs/embedding.md shows how.
+What an application needs is here: to send to a server (C{connect}, L{MessageLogClient}, the module
+C{msglog.aio}; docs/clients.md), and to run one inside itself (L{FileStore}, L{MessageLogFactory},
+L{Journal}; docs/embedding.md).
+
+Each name is imported when it is first used: a script that sends a message needs no server, and
+neither should wait for what it does not use (0.3 s for all of it).
 """
 
-from importlib.metadata import version
+from __future__ import annotations
 
-__version__ = version("msglog")
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from ._batch import Batch, NackCode, Receipt, Refusal, Verdict
-from ._errors import (
-    LedgerDamaged,
-    LogDamaged,
-    LogLocked,
-    MsglogError,
-    NotLogged,
-    RecordError,
-    StartError,
-    StoreFailed,
-)
-from ._journal import Journal
-from ._limits import Limits
-from ._protocol import MessageLogFactory
-from ._records import Record, parse_line
-from ._service import MessageLogService
-from ._store import FileStore
-from .interfaces import IStore
+if TYPE_CHECKING:
+    from ._batch import Batch, NackCode, Receipt, Refusal, Verdict
+    from ._blocking import BlockingClient, connect
+    from ._client import MessageLogClient
+    from ._errors import (
+        LedgerDamaged,
+        LogDamaged,
+        LogLocked,
+        MsglogError,
+        NotConnected,
+        NotLogged,
+        QueueFull,
+        RecordError,
+        SessionFailed,
+        SpoolError,
+        StartError,
+        StoreFailed,
+        Unanswered,
+    )
+    from ._journal import Journal
+    from ._limits import ClientLimits, Limits
+    from ._protocol import MessageLogFactory
+    from ._records import Record, parse_line
+    from ._service import MessageLogService
+    from ._store import FileStore
+    from .interfaces import IStore
+
+    __version__: str
 
 __all__ = [
     "Batch",
+    "BlockingClient",
+    "ClientLimits",
     "FileStore",
     "IStore",
     "Journal",
@@ -36,18 +54,71 @@ __all__ = [
     "Limits",
     "LogDamaged",
     "LogLocked",
+    "MessageLogClient",
     "MessageLogFactory",
     "MessageLogService",
     "MsglogError",
     "NackCode",
+    "NotConnected",
     "NotLogged",
+    "QueueFull",
     "Receipt",
     "Record",
     "RecordError",
     "Refusal",
+    "SessionFailed",
+    "SpoolError",
     "StartError",
     "StoreFailed",
+    "Unanswered",
     "Verdict",
     "__version__",
+    "connect",
     "parse_line",
 ]
+
+_HOMES = {
+    "_batch": ("Batch", "NackCode", "Receipt", "Refusal", "Verdict"),
+    "_blocking": ("BlockingClient", "connect"),
+    "_client": ("MessageLogClient",),
+    "_errors": (
+        "LedgerDamaged",
+        "LogDamaged",
+        "LogLocked",
+        "MsglogError",
+        "NotConnected",
+        "NotLogged",
+        "QueueFull",
+        "RecordError",
+        "SessionFailed",
+        "SpoolError",
+        "StartError",
+        "StoreFailed",
+        "Unanswered",
+    ),
+    "_journal": ("Journal",),
+    "_limits": ("ClientLimits", "Limits"),
+    "_protocol": ("MessageLogFactory",),
+    "_records": ("Record", "parse_line"),
+    "_service": ("MessageLogService",),
+    "_store": ("FileStore",),
+    "interfaces": ("IStore",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("msglog")
+    elif name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

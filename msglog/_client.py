@@ -372,7 +372,7 @@ class MessageLogClient(Service):
             except SpoolError:
                 self._spool.close()
                 raise
-            self._worker = self._make_worker(self._reactor, "msglog spool")
+            self._worker = self._make_worker(self._reactor.callFromThread, "msglog spool")
         super().startService()
         self._closing = False
         factory = Factory.forProtocol(partial(_Connection, self))

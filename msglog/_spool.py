@@ -77,6 +77,7 @@ class Spool:
     @ivar count: how many messages it holds.
     @ivar size: how many bytes their bodies have.
     @ivar last: the place of the last message that was ever added.
+    @ivar marks: what was remembered when it was opened, by key.
     @raise SpoolError: it cannot be used.
     """
 
@@ -123,17 +124,13 @@ class Spool:
         self.count, self.size, last = db.execute(
             "SELECT count(*), ifnull(sum(length(body)), 0), max(place) FROM messages"
         ).fetchone()
+        self.marks: dict[str, int] = dict(db.execute("SELECT key, value FROM marks"))
         sequence = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchone()
         self.last: int = last or (sequence[0] if sequence else 0)
 
     def _meta(self, key: str) -> Any:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return row and row[0]
-
-    def mark(self, key: str) -> int | None:
-        """What was last remembered under a key."""
-        row = self._db.execute("SELECT value FROM marks WHERE key = ?", (key,)).fetchone()
-        return row and int(row[0])
 
     def renew(self, client: UUID) -> None:
         """

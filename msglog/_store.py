@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -65,11 +65,12 @@ class FileStore(Service):
         on_failure: Callable[[StoreFailed], None] | None = None,
         *,
         writer: LogWriter | None = None,
-        worker: Callable[[IReactorFromThreads], IWorker] = WorkThread,
+        worker: Callable[[Callable[..., object]], IWorker] = WorkThread,
     ) -> None:
         self._limits = limits or Limits()
         self._sync = sync
         self._reactor: IReactorTime = reactor
+        self._from_thread: Callable[..., object] = reactor.callFromThread
         self._writer = writer or LogWriter(Path(path), self._limits, sync)
         self._make_worker = worker
         self._worker: IWorker | None = None
@@ -240,7 +241,7 @@ class FileStore(Service):
         self.failed = None
         super().startService()
         self._stopped = None
-        self._worker = self._make_worker(self._reactor)  # type: ignore[arg-type]
+        self._worker = self._make_worker(self._from_thread)
         self._ticks.start(min(_TICK_SECONDS, self._sync / 4 or _TICK_SECONDS), now=False)
         self._say(recovered)
 

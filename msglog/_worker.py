@@ -7,30 +7,34 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
 __all__ = ["Done", "IWorker", "Work", "WorkThread"]
 
 Work = Callable[[], Any]
-Done = Callable[[Any], None]
+Done = Callable[[Any], object]
 
 
 class IWorker(Protocol):
     """Does one piece of work after the other, somewhere."""
 
     def do(self, work: Work, done: Done) -> None:
-        """Do work, then call C{done} in the reactor's thread with its result or L{Failure}."""
+        """Do work, then call C{done} in the waiting thread with its result or L{Failure}."""
 
     def stop(self) -> None:
         """Do no more work after what was handed over."""
 
 
 class WorkThread:
-    """A thread that does one piece of work after the other."""
+    """
+    A thread that does one piece of work after the other.
 
-    def __init__(self, reactor: IReactorFromThreads, name: str = "msglog writer") -> None:
-        self._reactor = reactor
+    @param from_thread: calls a function in the thread that waits for the results: a reactor's
+        C{callFromThread}, an event loop's C{call_soon_threadsafe}.
+    """
+
+    def __init__(self, from_thread: Callable[..., object], name: str = "msglog writer") -> None:
+        self._from_thread = from_thread
         self._queue: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -51,4 +55,4 @@ class WorkThread:
                 result = work()
             except BaseException:
                 result = Failure()
-            self._reactor.callFromThread(done, result)
+            self._from_thread(done, result)

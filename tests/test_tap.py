@@ -98,16 +98,3 @@ class ManualTest(SynchronousTestCase):
             (row,) = re.findall(rf"^\| `--{name.replace('_', '-')}` .*$", text, re.M)
             self.assertIn(f"| {unit} |", row)
             self.assertIn(reason, row)
-
-
-class FaceTest(SynchronousTestCase):
-    def test_public_names(self) -> None:
-        """The names that applications may import; to change them is to break somebody."""
-        names = """
-            Batch FileStore IStore Journal LedgerDamaged Limits LogDamaged LogLocked
-            MessageLogFactory MessageLogService MsglogError NackCode NotLogged Receipt
-            Record RecordError Refusal StartError StoreFailed Verdict __version__ parse_line
-        """
-        self.assertEqual(sorted(msglog.__all__), sorted(names.split()))
-        for name in msglog.__all__:
-            self.assertTrue(hasattr(msglog, name), name)
