@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ._logfile import LogFile, open_log, predecessors
-from ._seeking import line_time, offset_of_time
+from ._seeking import TIME_BYTES, last_offset, line_time, offset_of_time
 
 __all__ = ["Follower"]
 
@@ -46,6 +46,10 @@ class Follower:
         @param offset: where its first line begins that was not seen.
         """
         self._file, self._offset, self._size = file, offset, -1
+        if offset:
+            at, found = last_offset(file, 1, lambda line: line_time(line) is not None)
+            if found:
+                self._time = line_time(file.read(TIME_BYTES, at)) or 0
 
     def close(self) -> None:
         """Follow no more."""
@@ -66,6 +70,7 @@ class Follower:
             yield from self._grown()
             if not following:
                 return
+            self._note_half_line()
             yield from self._between()
             if not self._open():
                 return
@@ -123,6 +128,11 @@ class Follower:
             if time is not None:
                 self._time = time
             yield file.path, offset, line
+
+    def _note_half_line(self) -> None:
+        assert self._file is not None
+        if (self._file.size or 0) > self._offset:
+            self._remark(f"{self._file.path}, now moved away, ends in the middle of a line")
 
     def _between(self) -> Iterator[tuple[Path, int, bytes]]:
         """Files that were begun and rotated away since the last look."""

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from ._logfile import LogFile
 from ._records import MAX_LINE_BYTES, parse_time
 
-__all__ = ["last_offset", "line_time", "offset_of_time"]
+__all__ = ["TIME_BYTES", "last_offset", "line_time", "offset_of_time"]
 
 # When this much is left, bytes, it is read in order: as fast as to bisect on.
 _NEAR_BYTES = 64 * 1024
 
 # What a look at one place takes at a time, bytes: some lines.  And how many of a line it needs.
 _LOOK_BYTES = 8 * 1024
-_TIME_BYTES = 36
+TIME_BYTES = 36
 
 # What is read at a time on the way back from the end, bytes.
 _BACK_BYTES = 1024 * 1024
@@ -73,9 +73,9 @@ def _first_time(file: LogFile, begin: int, end: int) -> tuple[int, int] | None:
         while at or at_line:
             if position + at >= end:
                 return None
-            if at + _TIME_BYTES > len(block) and len(block) == _LOOK_BYTES:
+            if at + TIME_BYTES > len(block) and len(block) == _LOOK_BYTES:
                 break  # the time is cut: read again from this line on
-            time = line_time(block[at : at + _TIME_BYTES])
+            time = line_time(block[at : at + TIME_BYTES])
             if time is not None:
                 return position + at, time
             at_line = False
