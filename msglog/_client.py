@@ -111,7 +111,7 @@ class MessageLogClient(Service):
         client: UUID | None = None,
         spool: Path | str | None = None,
         limits: ClientLimits | None = None,
-        worker: Callable[..., IWorker] = WorkThread,
+        worker: Callable[[Any], IWorker] = WorkThread.of,
     ) -> None:
         self._reactor = reactor
         self._limits = limits or ClientLimits()
@@ -372,7 +372,7 @@ class MessageLogClient(Service):
             except SpoolError:
                 self._spool.close()
                 raise
-            self._worker = self._make_worker(self._reactor.callFromThread, "msglog spool")
+            self._worker = self._make_worker(self._reactor)
         super().startService()
         self._closing = False
         factory = Factory.forProtocol(partial(_Connection, self))

@@ -110,7 +110,7 @@ class Link:
         """Keep connected until L{stop}, and tell whoever still waits then."""
         self._loop = asyncio.get_running_loop()
         if self.spool is not None:
-            self._worker = WorkThread(self._loop.call_soon_threadsafe, "msglog spool")
+            self._worker = WorkThread(self._loop.call_soon_threadsafe)
         tasks = [asyncio.create_task(self._keep_connected()), asyncio.create_task(self._watch())]
         try:
             await self._stopping.wait()

@@ -65,12 +65,11 @@ class FileStore(Service):
         on_failure: Callable[[StoreFailed], None] | None = None,
         *,
         writer: LogWriter | None = None,
-        worker: Callable[[Callable[..., object]], IWorker] = WorkThread,
+        worker: Callable[[Any], IWorker] = WorkThread.of,
     ) -> None:
         self._limits = limits or Limits()
         self._sync = sync
         self._reactor: IReactorTime = reactor
-        self._from_thread: Callable[..., object] = reactor.callFromThread
         self._writer = writer or LogWriter(Path(path), self._limits, sync)
         self._make_worker = worker
         self._worker: IWorker | None = None
@@ -241,7 +240,7 @@ class FileStore(Service):
         self.failed = None
         super().startService()
         self._stopped = None
-        self._worker = self._make_worker(self._from_thread)
+        self._worker = self._make_worker(self._reactor)
         self._ticks.start(min(_TICK_SECONDS, self._sync / 4 or _TICK_SECONDS), now=False)
         self._say(recovered)
 

@@ -33,11 +33,16 @@ class WorkThread:
         C{callFromThread}, an event loop's C{call_soon_threadsafe}.
     """
 
-    def __init__(self, from_thread: Callable[..., object], name: str = "msglog writer") -> None:
+    def __init__(self, from_thread: Callable[..., object]) -> None:
         self._from_thread = from_thread
         self._queue: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread = Thread(target=self._run, name="msglog disk", daemon=True)
         self._thread.start()
+
+    @classmethod
+    def of(cls, reactor: Any) -> WorkThread:
+        """A thread for a reactor."""
+        return cls(reactor.callFromThread)
 
     def do(self, work: Work, done: Done) -> None:
         """See L{IWorker}."""
