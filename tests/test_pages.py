@@ -8,7 +8,7 @@ from uuid import UUID
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from msglog import NackCode, parse_line
+from msglog import ClientLimits, NackCode, parse_line
 from msglog._frames import (
     FrameDecoder,
     crc32c,
@@ -18,6 +18,7 @@ from msglog._frames import (
     encode_nack,
     encode_terms,
 )
+from msglog._limits import limits_table
 from msglog._records import format_line
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -89,3 +90,11 @@ class FormatPage(SynchronousTestCase):
         )
         damaged = self.lines[0].replace(b"hello", b"hellO")
         self.assertRaises(ValueError, list, names["read"]([damaged]))
+
+
+class ClientsPage(SynchronousTestCase):
+    def test_limits(self) -> None:
+        """The clients' page gives each limit as the code has it."""
+        text = (DOCS / "clients.md").read_text()
+        for name, default, unit, meaning, reason in limits_table(ClientLimits):
+            self.assertIn(f"| `{name}` | `{default}` | {unit} | {meaning} | {reason} |", text)
