@@ -18,6 +18,7 @@ import sqlite3
 import sys
 from array import array
 from collections.abc import Generator
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ from attrs import asdict, frozen
 
 from ._ledger import ClientState
 
-__all__ = ["Checkpoint", "Coverage"]
+__all__ = ["Checkpoint", "Coverage", "identify"]
 
-_VERSION = 1
+_VERSION = 2
 _BLOCK = 64
 # Clients written between two commits while a checkpoint is being made (1.4 ms), so that no
 # commit waits for the whole of one.
@@ -46,13 +47,21 @@ CREATE TABLE IF NOT EXISTS blocks (
 """
 
 
+def identify(first_line: bytes) -> bytes:
+    """
+    Which file it is that begins with a line: 32 bytes, or none if there is no line.
+
+    A line is never changed and names its commit, so it names the file, wherever that is moved to.
+    """
+    return sha256(first_line).digest() if first_line else b""
+
+
 @frozen(slots=True)
 class Coverage:
     """
     How much of which log a checkpoint covers.
 
-    @ivar first: the first line of the log; empty if the log was empty.  A line is never changed
-        and names its commit, so it names the file, wherever that was moved to.
+    @ivar file: which file the log is, see L{identify}; empty if the log was empty.
     @ivar offset: the log's bytes that are covered.
     @ivar time: the time of the last commit that is covered, microseconds since 1970; 0 if none.
     @ivar complete: whether the server was stopped after this, so that the log has nothing more.
@@ -60,7 +69,7 @@ class Coverage:
         may be torn after a power cut.
     """
 
-    first: bytes
+    file: bytes
     offset: int
     time: int
     complete: bool
@@ -107,7 +116,7 @@ class Checkpoint:
         if self._meta("version") is None:
             return None
         return Coverage(
-            self._meta("first"),
+            self._meta("file"),
             self._meta("offset"),
             self._meta("time"),
             bool(self._meta("complete")),

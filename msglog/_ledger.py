@@ -201,6 +201,8 @@ class Ledger:
 
     def _let_go(self) -> None:
         """Forget the least recently active clients, as far as the checkpoint has them."""
+        if self._staged:
+            return  # the commit has hold of their states
         while self.memory > self._memory_limit and self._clients:
             client, state = next(iter(self._clients.items()))
             if client in self.dirty:

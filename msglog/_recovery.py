@@ -12,13 +12,13 @@ from pathlib import Path
 from attrs import define, frozen
 from twisted.logger import Logger
 
-from ._checkpoint import Coverage
+from ._checkpoint import Coverage, identify
 from ._disk import Disk
-from ._errors import LedgerDamaged, LogDamaged, RecordError
+from ._errors import LedgerDamaged, LogDamaged, LogLocked, RecordError
 from ._ledger import Ledger, ReplayError
 from ._records import MAX_LINE_BYTES, format_time
 from ._rotation import RotatedFile, first_line_of, rotated_files
-from ._torn import Damage, Lines, judge_damage, read_record
+from ._torn import Damage, Lines, judge_damage, read_record, said_time
 
 __all__ = ["Recovered", "Recovery"]
 
@@ -54,7 +54,7 @@ class Recovery:
     @param ledger: what is brought up to date.
     @param spill: called when more clients are in memory than may be and most of them have changed;
         it must write the changed ones to the ledger's file.
-    @ivar first: the log's first line, if that is a record.
+    @ivar file: which file the log is, if it begins with a record.
     @ivar last_time: the time of the last commit, microseconds since 1970; 0 before any.
     """
 
@@ -76,7 +76,7 @@ class Recovery:
         self._clock = clock
         self._spill = spill
         self._progress = _Progress(self._log)
-        self.first = b""
+        self.file = b""
         self.last_time = 0
 
     def run(self, fd: int, coverage: Coverage | None) -> Recovered:
@@ -88,7 +88,10 @@ class Recovery:
         @raise StartError: the log or its ledger is damaged, or one of the two is missing.
         """
         size = self._disk.size(fd)
-        self.first = self._first_line(fd)
+        # Clients may go to the ledger's file while this reads (C{spill}), and what a killed server
+        # wrote may be readable without being on the disk.
+        self._disk.sync(fd)
+        self.file = identify(self._first_line(fd))
         offset, lazy = 0, False
         if coverage is None:
             if size:
@@ -101,20 +104,21 @@ class Recovery:
                 self._replay_rotated(rotated.path, 0, joining=True, lazy=False)
         else:
             self.last_time, lazy = coverage.time, coverage.lazy
-            if coverage.first == b"" or coverage.first == self.first:
+            if coverage.file == b"" or coverage.file == self.file:
                 offset = coverage.offset
                 self._check_coverage(fd, size, coverage)
-            elif not coverage.complete:
-                if size and not self.first:
+            else:
+                if size and not self.file and not self._may_be_begun_anew(fd, size, coverage):
                     raise LogDamaged(
                         f"{self._path} is damaged at byte 0: its first line is no record, and its "
                         f"ledger knows another. Nothing was changed. Restore the log from a copy, "
                         f"or move it and its ledger away"
                     )
-                self._finish_rotated(coverage)
+                if not coverage.complete:
+                    self._finish_rotated(coverage)
         size, kept = self._replay(fd, self._path, offset, joining=coverage is None, lazy=lazy)
         if not size:
-            self.first = b""
+            self.file = b""
         progress = self._progress
         return Recovered(size, progress.read, progress.records, kept, coverage is None)
 
@@ -128,6 +132,16 @@ class Recovery:
             return line
         return b""
 
+    def _may_be_begun_anew(self, fd: int, size: int, coverage: Coverage) -> bool:
+        """
+        Whether a log with a damaged first line can be one that was begun after that which the
+        ledger knows was completed, torn in its first commit.
+        """
+        said = said_time(self._disk.read(fd, 64, 0))
+        if not coverage.complete:
+            return False
+        return size < coverage.offset if said is None else said > coverage.time
+
     def _check_coverage(self, fd: int, size: int, coverage: Coverage) -> None:
         """See that the log still holds what its ledger says it does."""
         if coverage.offset > size:
@@ -136,8 +150,17 @@ class Recovery:
                 f"acknowledged messages are missing. Put the whole log back; or, if it is lost, "
                 f"move {self._ledger_path} away to go on from what the log still has"
             )
+        if not self._ends_commit(fd, coverage):
+            raise LedgerDamaged(
+                f"{self._path} is not the log that its ledger belongs to: at byte "
+                f"{coverage.offset} no commit ends that the ledger knows. Put the right log back, "
+                f"or move {self._ledger_path} away to have it made anew from this log"
+            )
+
+    def _ends_commit(self, fd: int, coverage: Coverage) -> bool:
+        """Whether the commit that the ledger knows ends where it says."""
         if not coverage.offset:
-            return
+            return True
         back = min(coverage.offset, MAX_LINE_BYTES)
         step = 65536
         while True:
@@ -148,15 +171,9 @@ class Recovery:
                 break
             step *= 4
         try:
-            good = read_record(tail[begin:]).time == coverage.time
+            return read_record(tail[begin:]).time == coverage.time
         except RecordError:
-            good = False
-        if not good:
-            raise LedgerDamaged(
-                f"{self._path} is not the log that its ledger belongs to: at byte "
-                f"{coverage.offset} no commit ends that the ledger knows. Put the right log back, "
-                f"or move {self._ledger_path} away to have it made anew from this log"
-            )
+            return False
 
     def _rotated(self) -> list[RotatedFile]:
         """Files beside the log that were rotated away from it, oldest first."""
@@ -168,22 +185,36 @@ class Recovery:
 
     def _finish_rotated(self, coverage: Coverage) -> None:
         """Read the rest of the log that was rotated away before the ledger had all of it."""
-        for rotated in self._rotated():
-            if rotated.first == coverage.first:
-                self._replay_rotated(
-                    rotated.path, coverage.offset, joining=False, lazy=coverage.lazy
-                )
+        # A copy that was made earlier begins with the same line; the longest one is the log.
+        candidates = [
+            file.path for file in self._rotated() if identify(file.first) == coverage.file
+        ]
+        for path in sorted(candidates, key=lambda path: path.stat().st_size, reverse=True):
+            fd = self._disk.open(path)
+            try:
+                whole = self._disk.size(fd) >= coverage.offset and self._ends_commit(fd, coverage)
+            finally:
+                self._disk.close(fd)
+            if whole:
+                self._replay_rotated(path, coverage.offset, joining=False, lazy=coverage.lazy)
                 return
         raise LedgerDamaged(
             f"the server was killed before its ledger had all of the log, and that log is neither "
-            f"{self._path} nor beside it under a name that begins with {self._path.name}. Put it "
-            f"there (not compressed) and start again; or, if it is lost, move {self._ledger_path} "
-            f"away to go on without it"
+            f"{self._path} nor whole beside it under a name that begins with {self._path.name}. "
+            f"Put it there (not compressed) and start again; or, if it is lost, move "
+            f"{self._ledger_path} away to go on without it"
         )
 
     def _replay_rotated(self, path: Path, offset: int, *, joining: bool, lazy: bool) -> None:
         fd = self._disk.open(path)
         try:
+            if not self._disk.lock(fd):
+                raise LogLocked(
+                    f"{path}, which begins with the name of {self._path}, is in use by another "
+                    f"server: give one of the two logs another name or another folder"
+                )
+            # What a killed server wrote may be readable without being on the disk.
+            self._disk.sync(fd)
             self._replay(fd, path, offset, joining=joining, lazy=lazy)
         finally:
             self._disk.close(fd)
@@ -241,9 +272,14 @@ class Recovery:
     def _keep_torn(self, fd: int, path: Path, offset: int) -> Path:
         stamp = format_time(int(self._clock() * 1e6)).decode().replace(":", "")
         kept = path.with_name(f"{path.name}.torn-{stamp}")
-        while chunk := self._disk.read(fd, 1 << 22, offset):
-            self._disk.keep(kept, chunk)
-            offset += len(chunk)
+        try:
+            while chunk := self._disk.read(fd, 1 << 22, offset):
+                self._disk.keep(kept, chunk)
+                offset += len(chunk)
+        except OSError:
+            # Each start on a full disk would leave another one.
+            kept.unlink(missing_ok=True)
+            raise
         self._disk.sync_folder(self._path.parent)
         return kept
 
@@ -252,7 +288,8 @@ class Recovery:
         if record.time < self.last_time:
             raise LogDamaged(
                 f"{path} is damaged at byte {offset}: its time is before that of the record "
-                f"before it. Nothing was changed"
+                f"before it. Nothing was changed. If it is an older log or a copy, move it away "
+                f"from here; if it is the log, restore it"
             )
         try:
             self._ledger.replay(record, joining=joining)

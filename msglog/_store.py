@@ -168,6 +168,10 @@ class FileStore(Service):
             return
         answers, self._writing_answers = self._writing_answers, []
         self._writing = []
+        if self._writer.behind:
+            # Between two commits, and not before the verdicts of the one that is durable.
+            assert self._worker is not None
+            self._worker.do(self._writer.tick, self._ticked)
         # The disk works while the answers are given.
         self._next()
         self._answer(zip(answers, result, strict=True))
@@ -201,7 +205,8 @@ class FileStore(Service):
         if self._on_failure is not None:
             on_failure, self._on_failure = self._on_failure, None
             on_failure(self.failed)
-        self._next()
+        if not self._busy:
+            self._next()
 
     def _done(self, result: Any) -> None:
         """The writer did something that nobody waits for."""
@@ -215,7 +220,18 @@ class FileStore(Service):
 
     def _tick(self) -> None:
         if not self._busy and not self._scheduled and self._worker is not None:
-            self._hand_over(self._writer.tick, self._done)
+            self._hand_over(self._writer.tick, self._idle_ticked)
+
+    def _ticked(self, result: bool | Failure) -> None:
+        """The writer did what was due between two commits."""
+        if isinstance(result, Failure):
+            self._fail(result)
+
+    def _idle_ticked(self, result: bool | Failure) -> None:
+        """The writer did what was due while there was nothing to commit."""
+        self._done(result)
+        if result is True and not self._busy:
+            self._tick()
 
     def reopen(self) -> None:
         """

@@ -18,7 +18,7 @@ from attrs import define, frozen
 from ._errors import RecordError
 from ._records import MAX_LINE_BYTES, Record, parse_line, parse_time
 
-__all__ = ["Damage", "Lines", "judge_damage", "read_record"]
+__all__ = ["Damage", "Lines", "judge_damage", "read_record", "said_time"]
 
 _CHUNK = 4 * 1024 * 1024
 _TIME_PREFIX = b'{"time":"'
@@ -106,11 +106,17 @@ def judge_damage(damage: Damage, last_time: int, following: Lines) -> str | None
     (time,) = times
     if time < last_time:
         return "a record of an earlier commit follows it"
-    if damage.line.startswith(_TIME_PREFIX):
-        try:
-            said = parse_time(damage.line[9:36].decode())
-        except ValueError:
-            return None
-        if said < time:
-            return "a record of a later commit follows it"
+    said = said_time(damage.line)
+    if said is not None and said < time:
+        return "a record of a later commit follows it"
     return None
+
+
+def said_time(line: bytes) -> int | None:
+    """The time that a line says, which may be damaged; L{None} if it says none."""
+    if not line.startswith(_TIME_PREFIX):
+        return None
+    try:
+        return parse_time(line[9:36].decode())
+    except ValueError:
+        return None

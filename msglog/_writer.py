@@ -29,7 +29,8 @@ from attrs import define
 from twisted.logger import Logger
 
 from ._batch import Batch, Verdict
-from ._checkpoint import Checkpoint, Coverage
+from ._checkpoint import Checkpoint, Coverage, identify
+from ._counts import CommitCounts
 from ._disk import Disk
 from ._errors import (
     LedgerDamaged,
@@ -41,11 +42,14 @@ from ._ledger import ClientState, Ledger
 from ._limits import Limits
 from ._records import format_time, opening
 from ._recovery import Recovered, Recovery
+from ._space import FreeSpace
 
 __all__ = ["Appending", "Asking", "LogWriter"]
 
 # After these the kernel has taken nothing that it did not say, and there may be room later.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# After these a new log file cannot be begun now, but perhaps later.
+_NO_FILE = _NO_ROOM | {errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS, errno.ENOMEM}
 
 
 @define(slots=True, eq=False)
@@ -81,6 +85,10 @@ class LogWriter:
         a commit that was already acknowledged reaches it.
     @param clock: seconds since 1970.
     @param monotonic: seconds, for intervals.
+    @ivar counts: see L{CommitCounts}; of this and the next, others read single numbers only.
+    @ivar space: the room on the log's disk.
+    @ivar durable_time: the time of the last commit that is on the disk, microseconds since 1970;
+        0 before any.
     """
 
     _log = Logger()
@@ -105,7 +113,7 @@ class LogWriter:
         self._state = _State.CLOSED
         self._fd = -1
         self._size = 0  # of the log; all of it written by commits that succeeded
-        self._first = b""  # the log's first line
+        self._file = b""  # which file the log is
         self._last_time = 0
         self._unsynced = False
         self._unsynced_since = 0.0
@@ -114,6 +122,9 @@ class LogWriter:
         self._covered = 0  # the offset of the last checkpoint
         self._checkpointed_at = 0.0
         self._retry_at = 0.0  # after a checkpoint that failed
+        self.counts = CommitCounts()
+        self.space = FreeSpace(path, limits.min_free_bytes, self._disk)
+        self.durable_time = 0
         self.ledger = self._new_ledger()
 
     def _new_ledger(self) -> Ledger:
@@ -170,13 +181,15 @@ class LogWriter:
         )
         recovered = recovery.run(self._fd, self._checkpoint.coverage())
         self._size = recovered.size
-        self._first, self._last_time = recovery.first, recovery.last_time
+        self._file, self._last_time = recovery.file, recovery.last_time
         # What a killed server wrote may be readable without being on the disk, and a resend of
         # it must not be acknowledged on the page cache's word.
         self._disk.sync(self._fd)
         self._disk.sync_folder(self.path.parent)
         self._unsynced = False
+        self._note_durable()
         self._checkpointed_at = self._monotonic()
+        self.space.look(self._checkpointed_at)
         self._save(durable=True, complete=False)
         self._state = _State.OPEN
         return recovered
@@ -197,6 +210,11 @@ class LogWriter:
                 return fd
             self._disk.close(fd)
 
+    @property
+    def size(self) -> int:
+        """The length of the log in bytes, as far as commits have succeeded."""
+        return self._size
+
     # --- commits ---------------------------------------------------------------------------
 
     def commit(self, entries: Sequence[Appending | Asking]) -> list[Verdict | int]:
@@ -216,15 +234,26 @@ class LogWriter:
                     results[index] = self.ledger.last(entry.client)
         except sqlite3.Error as e:
             raise self._fail(f"the ledger {self.ledger_path} cannot be read: {e}") from e
-        self._advance_checkpoint()
+        except BaseException:
+            # What was staged is neither settled nor rolled back, so nothing may be saved again.
+            self._state = _State.FAILED
+            raise
         return results
 
     def _commit(self, entries: Sequence[Appending | Asking]) -> list[Verdict | int]:
         ledger = self.ledger
+        began = self._monotonic()
+        self.space.look(began)
+        try:
+            # Before anything is staged: a checkpoint must not see what is not written.
+            self._follow_name()
+        except _NoRoom as e:
+            return self._refuse(entries, str(e))
         moment = max(int(self._clock() * 1e6), self._last_time + 1)
         stamp = format_time(moment)
         parts: list[bytes] = []
         results: list[Verdict | int] = []
+        messages = 0
         for entry in entries:
             if isinstance(entry, Asking):
                 results.append(0)  # asked when the commit is through
@@ -233,28 +262,34 @@ class LogWriter:
             start, verdict = ledger.admit(batch)
             results.append(verdict)
             if start < len(batch.checksums):
+                messages += len(batch.checksums) - start
                 prefix = opening(stamp, batch.client)
                 parts.append(prefix)
                 parts.append(prefix.join(entry.fragments[start:] if start else entry.fragments))
         if parts:
+            data = b"".join(parts)
             try:
-                self._write(b"".join(parts))
+                self._write(data)
             except _NoRoom as e:
                 ledger.roll_back()
-                return [
-                    ledger.refuse(entry.batch, str(e)) if isinstance(entry, Appending) else 0
-                    for entry in entries
-                ]
+                return self._refuse(entries, str(e))
             self._last_time = moment
+            self._note_durable()
             ledger.settle()
+            self.counts.committed(messages, len(data), self._monotonic() - began)
         return results
+
+    def _refuse(self, entries: Sequence[Appending | Asking], reason: str) -> list[Verdict | int]:
+        """The outcome of a commit for which there is no room."""
+        self.counts.refused()
+        return [
+            self.ledger.refuse(entry.batch, reason) if isinstance(entry, Appending) else 0
+            for entry in entries
+        ]
 
     def _write(self, data: bytes) -> None:
         disk, fd = self._disk, self._fd
         try:
-            if not disk.names(self.path, fd):
-                self._reopen()
-                fd = self._fd
             if disk.size(fd) != self._size:
                 raise self._fail(
                     f"{self.path} has {disk.size(fd)} bytes where {self._size} were written: "
@@ -290,11 +325,11 @@ class LogWriter:
 
         Otherwise a file that is moved away while the server is dead could not be told from none.
         """
-        self._first = data[: data.index(b"\n") + 1]
+        self._file = identify(data[: data.index(b"\n") + 1])
         try:
             self._save(durable=True, complete=False)
         except sqlite3.Error as e:
-            self._first = b""
+            self._file = b""
             self._cut_back()
             raise _NoRoom(f"cannot write the ledger: {e}") from e
 
@@ -306,6 +341,10 @@ class LogWriter:
                 raise self._fail(f"cannot sync {self.path}: {e.strerror}") from e
             self._unsynced = False
 
+    def _note_durable(self) -> None:
+        if not self._unsynced:
+            self.durable_time = self._last_time
+
     def _sync_is_due(self) -> bool:
         """Whether to sync now so that no write waits for longer than C{--sync}."""
         return self._unsynced and self._monotonic() - self._unsynced_since >= self._lazy / 2
@@ -315,17 +354,38 @@ class LogWriter:
         self._steps = None
         return StoreFailed(reason)
 
-    def tick(self) -> None:
+    def tick(self) -> bool:
         """
-        What is due by time, when there are no commits: the sync of C{--sync}, the checkpoint.
+        What is due by time or by volume: the sync of C{--sync}, a step of the checkpoint.
 
+        @return: whether there is more to do at once.
         @raise StoreFailed: fail-stop.
         """
         if self._state is not _State.OPEN:
-            return
+            return False
+        self.space.look(self._monotonic())
         if self._lazy and self._sync_is_due():
             self._sync()
-        self._advance_checkpoint(all_of_it=True)
+            self._note_durable()
+        self._advance_checkpoint()
+        return self._steps is not None
+
+    @property
+    def behind(self) -> bool:
+        """
+        Whether a step of the checkpoint is due.  (May be asked from another thread: a commit's
+        verdicts need not wait for it.)
+        """
+        if self._steps is not None:
+            return True
+        ledger, now = self.ledger, self._monotonic()
+        if not ledger.dirty or now < self._retry_at:
+            return False
+        return (
+            ledger.overfull
+            or self._size - self._covered >= self._limits.checkpoint_bytes
+            or now - self._checkpointed_at >= self._limits.checkpoint_seconds
+        )
 
     # --- rotation --------------------------------------------------------------------------
 
@@ -333,31 +393,46 @@ class LogWriter:
         """
         Go on in the file that the log's name leads to now, made if there is none.
 
+        If that is not possible now, the next commit tries again.
+
         @raise StoreFailed: fail-stop.
         """
         if self._state is not _State.OPEN:
             return
         try:
+            self._follow_name()
+        except _NoRoom as e:
+            self._log.error("{reason}; the next commit tries again", reason=str(e))
+
+    def _follow_name(self) -> None:
+        """See that the log's name still leads to the file that is written."""
+        try:
             if not self._disk.names(self.path, self._fd):
                 self._reopen()
         except OSError as e:
-            raise self._fail(f"cannot reopen {self.path}: {e.strerror}") from e
+            if e.errno not in _NO_FILE:
+                raise self._fail(f"cannot reopen {self.path}: {e.strerror}") from e
+            raise _NoRoom(f"cannot begin a new log file: {e.strerror}") from e
 
     def _reopen(self) -> None:
         self._sync()
-        # What the ledger does not have of the old file would have to be looked for there.
-        try:
-            self._save(durable=True, complete=True)
-        except sqlite3.Error as e:
-            raise _NoRoom(f"cannot bring the ledger up to date for a new log file: {e}") from e
         try:
             fd = self._open_locked()
         except LogLocked as e:
             raise self._fail(str(e)) from e
-        if self._disk.size(fd):
+        try:
+            if self._disk.size(fd):
+                raise self._fail(f"{self.path} was replaced by a file that is not empty")
+            self._disk.sync_folder(self.path.parent)
+            # What the ledger does not have of the old file would have to be looked for there.
+            # The last step: after it nothing more may be written to the old file.
+            self._save(durable=True, complete=True)
+        except sqlite3.Error as e:
             self._disk.close(fd)
-            raise self._fail(f"{self.path} was replaced by a file that is not empty")
-        self._disk.sync_folder(self.path.parent)
+            raise _NoRoom(f"cannot bring the ledger up to date for a new log file: {e}") from e
+        except BaseException:
+            self._disk.close(fd)
+            raise
         self._disk.close(self._fd)
         self._log.info(
             "the log was moved away after {size} bytes; going on in a new {log}",
@@ -366,7 +441,7 @@ class LogWriter:
         )
         self._fd = fd
         self._size = self._covered = 0
-        self._first = b""
+        self._file = b""
 
     # --- checkpoint ------------------------------------------------------------------------
 
@@ -374,25 +449,16 @@ class LogWriter:
         assert self._checkpoint is not None
         return self._checkpoint.load(client)
 
-    def _advance_checkpoint(self, *, all_of_it: bool = False) -> None:
-        """Begin a checkpoint that is due; do one step of one that was begun, or all of it."""
-        ledger, now = self.ledger, self._monotonic()
+    def _advance_checkpoint(self) -> None:
+        """Begin a checkpoint that is due; do one step of one that was begun."""
+        if not self.behind:
+            return
+        now = self._monotonic()
         if self._steps is None:
-            waited = now - self._checkpointed_at
-            if not ledger.dirty or now < self._retry_at:
-                return
-            if not (
-                ledger.overfull
-                or self._size - self._covered >= self._limits.checkpoint_bytes
-                or waited >= self._limits.checkpoint_seconds
-            ):
-                return
             self._checkpointed_at = now
-            if self._lazy:
-                self._sync()
             self._steps = self._steps_of(self._coverage(complete=False), durable=False)
         try:
-            if all_of_it or ledger.overfull:
+            if self.ledger.overfull:
                 self._drain(self._steps)
                 self._steps = None
             elif next(self._steps, self) is self:
@@ -409,13 +475,19 @@ class LogWriter:
             )
 
     def _coverage(self, *, complete: bool) -> Coverage:
-        return Coverage(self._first, self._size, self._last_time, complete, bool(self._lazy))
+        return Coverage(self._file, self._size, self._last_time, complete, bool(self._lazy))
 
     def _steps_of(self, coverage: Coverage | None, *, durable: bool) -> Generator[None, None, None]:
         assert self._checkpoint is not None
         written: dict[bytes, tuple[ClientState, int]] = {}
         dirty = dict(self.ledger.dirty)
-        yield from self._checkpoint.write(dirty, coverage, written, durable=durable)
+        steps = self._checkpoint.write(dirty, coverage, written, durable=durable)
+        while True:
+            # The ledger must never know of a message that a power cut can take from the log.
+            self._sync()
+            if next(steps, steps) is steps:
+                break
+            yield
         if coverage is not None:
             self._covered = coverage.offset
         self.ledger.saved(written)

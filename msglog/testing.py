@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -189,6 +190,9 @@ class FaultyDisk(Disk):
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
+        self._fail(name)
+
+    def _fail(self, name: str) -> None:
         if name in self.errors:
             raise OSError(self.errors[name], os.strerror(self.errors[name]))
 
@@ -211,6 +215,23 @@ class FaultyDisk(Disk):
         """Cut, or fail."""
         self._call("cut")
         super().cut(fd, size)
+
+    def open(self, path: Path) -> int:
+        """Open, or fail."""
+        self._fail("open")
+        return super().open(path)
+
+    def sync_folder(self, path: Path) -> None:
+        """Sync a folder, or fail."""
+        self._call("sync_folder")
+        super().sync_folder(path)
+
+    def keep(self, path: Path, data: bytes) -> None:
+        """Keep aside, or fail when a part of it is kept."""
+        if "keep" in self.errors:
+            super().keep(path, data[:5])
+        self._fail("keep")
+        super().keep(path, data)
 
 
 class StoreContract:
