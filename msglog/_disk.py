@@ -47,6 +47,11 @@ class Disk:
             return False
         return os.path.samestat(named, os.fstat(fd))
 
+    def space(self, folder: Path) -> tuple[int, int]:
+        """Bytes of a folder's disk: those that this user may still write, and all."""
+        found = os.statvfs(folder)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
     def read(self, fd: int, count: int, offset: int) -> bytes:
         """At most C{count} bytes from C{offset}; empty at the end."""
         return os.pread(fd, count, offset)

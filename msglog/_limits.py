@@ -141,6 +141,32 @@ class Limits:
         "a slow log is as soon ready after a crash as a fast one",
         0.1,
     )
+    min_free_bytes: int = _limit(
+        1024 * MIB,
+        "bytes",
+        "free on the log's disk before it is warned of; 0: never",
+        "two hours of 500 messages a second of 256 bytes, to make room in",
+        0,
+    )
+    stalled_seconds: float = _limit(
+        5.0,
+        "seconds",
+        "that a commit may take before the server says that it is not ready",
+        "far above any healthy disk; senders wait longer before they try another server",
+        0.1,
+    )
+    max_http_connections: int = _limit(
+        64,
+        "connections",
+        "at a time to --http; one more is closed at once",
+        "a few scrapers and browsers; they share the process with the messages",
+    )
+    max_watchers: int = _limit(
+        16,
+        "watchers",
+        "of the status page at a time; one more is told to come back",
+        "each is sent 3 KiB a second; a server's operators fit in one room",
+    )
     stop_seconds: float = _limit(
         10.0,
         "seconds",

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import enum
 import socket
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ._batch import STORED, NackCode, Refusal, Verdict
+from ._counts import SECONDS, ConnectionCounts
 from ._frames import (
     PROTOCOL_VERSION,
     Enquiry,
@@ -60,7 +62,7 @@ from ._limits import Limits
 from ._sockets import SocketAnswers, SocketReader, TransportAnswers
 from .interfaces import IStore
 
-__all__ = ["MessageLogFactory", "MessageLogProtocol"]
+__all__ = ["HOLDS", "MessageLogFactory", "MessageLogProtocol"]
 
 # How long a connection that we ended waits for its peer to end it too.
 LINGER_SECONDS = 2.0
@@ -86,6 +88,8 @@ _READING = (_State.OPEN, _State.ENDING)
 _UNANSWERED = 1
 _UNREAD = 2
 _UNDURABLE = 4
+HOLDS = {"unanswered": _UNANSWERED, "unread": _UNREAD, "undurable": _UNDURABLE}
+_HOLD_NAMES = {reason: name for name, reason in HOLDS.items()}
 
 
 @define(slots=True, eq=False)
@@ -94,19 +98,33 @@ class _Owed:
     An answer that a connection owes its peer.
 
     @ivar cost: what it holds in memory, bytes.
+    @ivar since: when what it answers was read.
     @ivar run: what it is an answer to, if that was messages.
+    @ivar acked: how many of those have an ACK.
     @ivar answer: its frames, once they are known.
     """
 
     connection: MessageLogProtocol
     cost: int
+    since: float
     run: Run | None = None
+    acked: int = 0
     answer: bytes | None = None
 
     def judged(self, verdict: Verdict) -> None:
         """Take the store's verdict on the run."""
         run = self.run
         assert run is not None
+        counts = self.connection.factory.counts
+        self.acked = acked = len(run.heads)
+        if verdict is not STORED:
+            for refusal in verdict.refusals:
+                refused = refusal.stop - refusal.start
+                counts.nacked[refusal.code] += refused
+                self.acked = acked = acked - refused
+        counts.acked += acked
+        if counts.busiest is not None:
+            counts.busiest.count(run.client, acked)
         if verdict is STORED:
             self.settle(encode_acks(run.heads))
         else:
@@ -152,8 +170,10 @@ class MessageLogProtocol(Int32StringReceiver):
             transport.write(encode_nack(_NOBODY, 0, NackCode.UNAVAILABLE, 0, reason))
             transport.loseConnection()
             self._state = _State.LOST
+            factory.counts.refused["stopping" if factory.stopping else "full"] += 1
             factory.note("were turned away", self, reason)
             return
+        factory.counts.accepted += 1
         factory.connections.add(self)
         self._decoder = FrameDecoder(factory.limits.max_message_bytes)
         plain = isinstance(transport, tcp.Connection) and not transport.TLS
@@ -177,6 +197,7 @@ class MessageLogProtocol(Int32StringReceiver):
         events = decoder.feed(data)
         if data:
             self._heard = factory.seconds()
+            factory.counts.received_bytes += len(data)
         if not decoder.partial:
             self._partial_since = None
         elif events or self._partial_since is None:
@@ -195,7 +216,11 @@ class MessageLogProtocol(Int32StringReceiver):
 
     def _take(self, run: Run) -> None:
         factory = self.factory
-        owed = self._owe(_MESSAGE_COST * len(run.heads) + 2 * sum(map(len, run.bodies)), run)
+        messages = len(run.heads)
+        batches = factory.counts.batches
+        batches.buckets[bisect_left(batches.bounds, messages)] += 1
+        batches.total += messages
+        owed = self._owe(_MESSAGE_COST * messages + 2 * sum(map(len, run.bodies)), run)
         if self._state is not _State.OPEN:
             owed.refuse(NackCode.UNAVAILABLE, "shutting down")
         elif factory.permits is not None and not factory.permits(run.client, self.transport):
@@ -223,13 +248,15 @@ class MessageLogProtocol(Int32StringReceiver):
             store.last(client).addCallback(answer)
         elif isinstance(event, Fault):
             nack = encode_nack(event.client, event.sequence, event.code, 0, event.reason)
+            self.factory.counts.nacked[event.code] += 1
             owed.settle(nack)
             if event.code is NackCode.MALFORMED:
+                self.factory.counts.closed["malformed"] += 1
                 self.factory.note("sent what is no frame of this protocol", self, event.reason)
                 self.end()
 
     def _owe(self, cost: int, run: Run | None = None) -> _Owed:
-        owed = _Owed(self, cost, run)
+        owed = _Owed(self, cost, self._heard, run)
         self._owed.append(owed)
         self._unanswered += cost
         self.factory.undurable += cost
@@ -254,13 +281,22 @@ class MessageLogProtocol(Int32StringReceiver):
         ready = []
         owed = self._owed
         freed = 0
+        lost = self._state is _State.LOST or self._state is _State.LINGERING
+        now = self.factory.seconds()
+        waited = self.factory.counts.ack_seconds
         while owed and owed[0].answer is not None:
             first = owed.popleft()
             freed += first.cost
             ready.append(first.answer)
+            if first.acked and not lost:
+                seconds = now - first.since
+                if seconds < 0:
+                    seconds = 0.0  # the clock was set back
+                waited.buckets[bisect_left(SECONDS, seconds)] += first.acked
+                waited.total += seconds * first.acked
         self._unanswered -= freed
         self.factory.undurable -= freed
-        if self._state is _State.LOST or self._state is _State.LINGERING:
+        if lost:
             return
         limits = self.factory.limits
         if ready:
@@ -286,12 +322,18 @@ class MessageLogProtocol(Int32StringReceiver):
 
     def hold(self, reason: int) -> None:
         """Do not read, for a reason."""
+        if not self._held & reason:
+            self.factory.counts.pauses[_HOLD_NAMES[reason]] += 1
         if not self._held and not self._peer_done and self._state in _READING:
             if self._reader is not None:
                 self._reader.pause(self._fd)
             else:
                 self.pauseProducing()
         self._held |= reason
+
+    def held(self, reason: int) -> bool:
+        """Whether there is this reason not to read."""
+        return bool(self._held & reason)
 
     @property
     def takes_messages(self) -> bool:
@@ -370,16 +412,18 @@ class MessageLogProtocol(Int32StringReceiver):
                 self.transport.abortConnection()
         elif self._answers.unread:
             if now - self._answers.since >= limits.unread_seconds:
-                self._abort("does not read its answers", limits.unread_seconds)
+                self._abort("unread", "does not read its answers", limits.unread_seconds)
         elif self._owed or self._held or self._state is not _State.OPEN:
             pass  # it waits for us
         elif self._partial_since is not None:
             if now - self._partial_since >= limits.frame_seconds:
-                self._abort("stopped in the middle of a frame", limits.frame_seconds)
+                self._abort("frame", "stopped in the middle of a frame", limits.frame_seconds)
         elif limits.idle_seconds and now - self._heard >= limits.idle_seconds:
+            self.factory.counts.closed["idle"] += 1
             self.end()
 
-    def _abort(self, why: str, seconds: float) -> None:
+    def _abort(self, reason: str, why: str, seconds: float) -> None:
+        self.factory.counts.closed[reason] += 1
         self.factory.note("were aborted", self, f"it {why} ({seconds:g} s)")
         self.transport.abortConnection()
 
@@ -437,6 +481,7 @@ class MessageLogFactory(Factory):
         self.limits = limits or Limits()
         self.permits = permits
         self.connections: set[MessageLogProtocol] = set()
+        self.counts = ConnectionCounts()
         self.undurable = 0  # bytes, as the connections count them
         self.holding = False
         self.stopping = False
@@ -567,6 +612,7 @@ class MessageLogFactory(Factory):
             "{count} connections did not end in time and are aborted",
             count=len(self.connections),
         )
+        self.counts.closed["stop"] += len(self.connections)
         for connection in list(self.connections):
             connection.transport.abortConnection()
         self.connections.clear()

@@ -36,6 +36,7 @@ class Recovered:
     @ivar records: how many records those held.
     @ivar kept: where a torn end was put; L{None} if the end was clean.
     @ivar rebuilt: whether there was no ledger to begin from.
+    @ivar torn: how many bytes were cut off as torn.
     """
 
     size: int
@@ -43,6 +44,7 @@ class Recovered:
     records: int
     kept: Path | None
     rebuilt: bool
+    torn: int
 
 
 class Recovery:
@@ -76,6 +78,7 @@ class Recovery:
         self._clock = clock
         self._spill = spill
         self._progress = _Progress(self._log)
+        self._torn = 0
         self.file = b""
         self.last_time = 0
 
@@ -120,7 +123,7 @@ class Recovery:
         if not size:
             self.file = b""
         progress = self._progress
-        return Recovered(size, progress.read, progress.records, kept, coverage is None)
+        return Recovered(size, progress.read, progress.records, kept, coverage is None, self._torn)
 
     def _first_line(self, fd: int) -> bytes:
         """The first line of a file, if it is a record."""
@@ -250,6 +253,7 @@ class Recovery:
                 f"changed. Restore the log from a copy, or move it and its ledger away"
             )
         torn = self._disk.size(fd) - good
+        self._torn += torn
         kept = self._keep_torn(fd, path, good)
         self._disk.cut(fd, good)
         self._disk.sync(fd)

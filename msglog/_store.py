@@ -51,6 +51,8 @@ class FileStore(Service):
     @param on_failure: called once with the reason when the disk failed in a way after which
         nothing more can be promised.  Everything is refused from then on; end the process, so that
         its supervisor restarts it into recovery.
+    @ivar recovered: what the last start found.
+    @ivar recovery_seconds: how long that took.
     """
 
     name = "msglog-store"
@@ -87,6 +89,9 @@ class FileStore(Service):
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = self._reactor
         self.failed: StoreFailed | None = None
+        self.recovered: Recovered | None = None
+        self.recovery_seconds = 0.0
+        self._busy_since = 0.0
         self.window = self._limits.window
 
     # --- IStore ----------------------------------------------------------------------------
@@ -159,6 +164,7 @@ class FileStore(Service):
     def _hand_over(self, work: Work, done: Done) -> None:
         assert self._worker is not None
         self._busy = True
+        self._busy_since = self._reactor.seconds()
         self._worker.do(work, done)
 
     def _committed(self, result: list[Verdict | int] | Failure) -> None:
@@ -244,6 +250,23 @@ class FileStore(Service):
         if not self._busy:
             self._next()
 
+    # --- what others may know --------------------------------------------------------------
+
+    @property
+    def writer(self) -> LogWriter:
+        """The log's writer, to read single numbers of: it works in a thread of its own."""
+        return self._writer
+
+    @property
+    def open(self) -> bool:
+        """Whether messages are taken: recovered, not failed, not stopped."""
+        return self._refusal() is None
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the disk has been working at what it was last given; 0 if it is done."""
+        return max(self._reactor.seconds() - self._busy_since, 0.0) if self._busy else 0.0
+
     # --- service ---------------------------------------------------------------------------
 
     def startService(self) -> None:
@@ -252,7 +275,10 @@ class FileStore(Service):
 
         @raise StartError: it cannot be used; the error says why and what to do.
         """
+        began = self._reactor.seconds()
         recovered = self._writer.open()
+        self.recovered = recovered
+        self.recovery_seconds = self._reactor.seconds() - began
         self.failed = None
         super().startService()
         self._stopped = None
