@@ -195,7 +195,7 @@ class Recovery:
         for path in sorted(candidates, key=lambda path: path.stat().st_size, reverse=True):
             fd = self._disk.open(path)
             try:
-                whole = self._disk.size(fd) >= coverage.offset and self._ends_commit(fd, coverage)
+                whole = self._ends_commit(fd, coverage)
             finally:
                 self._disk.close(fd)
             if whole:
