@@ -8,7 +8,9 @@ what a metric or a page is, and nothing is computed before somebody asks.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import Factory, define
 
@@ -80,6 +82,11 @@ def quantile(bounds: Sequence[float], buckets: Sequence[int], share: float) -> f
     return below
 
 
+def _named(*reasons: str) -> Any:
+    """Counters that are there from the beginning, so that what was never counted is seen as 0."""
+    return Factory(lambda: Counter(dict.fromkeys(reasons, 0)))
+
+
 @define(slots=True, eq=False)
 class ConnectionCounts:
     """
@@ -89,8 +96,7 @@ class ConnectionCounts:
     @ivar refused: connections that were turned away, by why.  Whatever else turns connections
         away, before they are any (a failed handshake, a certificate), adds a reason of its own.
     @ivar closed: connections that this side ended, by why.
-    @ivar pauses: how often a connection was not read for a reason, in the order of
-        L{MessageLogProtocol}'s bits.
+    @ivar pauses: how often it was begun not to read a connection, by why.
     @ivar received_bytes: what was read of connections.
     @ivar acked: messages whose verdict was ACK.
     @ivar nacked: messages and other frames whose verdict was NACK, by code.
@@ -100,11 +106,9 @@ class ConnectionCounts:
     """
 
     accepted: int = 0
-    refused: dict[str, int] = Factory(lambda: {"full": 0, "stopping": 0})
-    closed: dict[str, int] = Factory(
-        lambda: {"frame": 0, "idle": 0, "malformed": 0, "stop": 0, "unread": 0}
-    )
-    pauses: dict[str, int] = Factory(lambda: {"unanswered": 0, "undurable": 0, "unread": 0})
+    refused: Counter[str] = _named("address", "full", "stopping")
+    closed: Counter[str] = _named("frame", "handshake", "idle", "malformed", "stop", "unread")
+    pauses: Counter[str] = _named("unanswered", "undurable", "unread")
     received_bytes: int = 0
     acked: int = 0
     nacked: dict[NackCode, int] = Factory(lambda: dict.fromkeys(NackCode, 0))
