@@ -33,9 +33,9 @@ if TYPE_CHECKING:
         StoreFailed,
         Unanswered,
     )
+    from ._factory import MessageLogFactory
     from ._journal import Journal
     from ._limits import ClientLimits, Limits
-    from ._protocol import MessageLogFactory
     from ._records import Record, parse_line
     from ._service import MessageLogService
     from ._store import FileStore
@@ -98,7 +98,7 @@ _HOMES = {
     ),
     "_journal": ("Journal",),
     "_limits": ("ClientLimits", "Limits"),
-    "_protocol": ("MessageLogFactory",),
+    "_factory": ("MessageLogFactory",),
     "_records": ("Record", "parse_line"),
     "_service": ("MessageLogService",),
     "_store": ("FileStore",),

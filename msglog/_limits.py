@@ -55,12 +55,19 @@ class Limits:
         "messages",
         "how many of a client's last messages a resend is compared with",
         "a client keeps at most this many unacknowledged; costs 4 bytes each per client",
+        maximum=1_000_000,  # 4 MB a client
     )
     max_connections: int = _limit(
         10_000,
         "connections",
         "connections at a time; one more is told UNAVAILABLE and closed",
         "5 KiB each when idle, so 50 MiB; a system often allows fewer descriptors",
+    )
+    max_connections_per_address: int = _limit(
+        5_000,
+        "connections",
+        "connections at a time from one address; one more is told UNAVAILABLE and closed",
+        "half of all, so that no host alone can keep the others out",
     )
     max_unanswered_bytes: int = _limit(
         1 * MIB,
@@ -80,11 +87,24 @@ class Limits:
         "of answers that a peer has not read before its connection is no longer read",
         "the answers to seven windows; the kernel's own buffers come first",
     )
+    max_total_unread_bytes: int = _limit(
+        64 * MIB,
+        "bytes",
+        "of unread answers of all peers before those that leave most unread are aborted",
+        "250 peers that stopped reading; they resend and lose nothing",
+    )
     unread_seconds: float = _limit(
         60.0,
         "seconds",
         "that a peer may not read its answers before its connection is aborted",
         "longer than a short outage of the network; its client resends and loses nothing",
+        0.1,
+    )
+    handshake_seconds: float = _limit(
+        10.0,
+        "seconds",
+        "for a TLS handshake before the connection is aborted",
+        "many times what a slow network needs; Twisted alone would wait for ever",
         0.1,
     )
     frame_seconds: float = _limit(

@@ -23,30 +23,24 @@ connection, too many answers that the peer has not read, or too much undurable i
 from __future__ import annotations
 
 import enum
-import socket
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define
 from twisted.internet import tcp
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
-    IAddress,
     IHalfCloseableProtocol,
-    IReactorTime,
-    ITransport,
+    IHandshakeListener,
+    ISSLTransport,
 )
-from twisted.internet.protocol import Factory, connectionDone
-from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ._batch import STORED, NackCode, Refusal, Verdict
-from ._counts import SECONDS, ConnectionCounts
+from ._counts import SECONDS
 from ._frames import (
     PROTOCOL_VERSION,
     Enquiry,
@@ -58,19 +52,21 @@ from ._frames import (
     encode_nack,
     encode_terms,
 )
-from ._limits import Limits
 from ._sockets import SocketAnswers, SocketReader, TransportAnswers
-from .interfaces import IStore
 
-__all__ = ["HOLDS", "MessageLogFactory", "MessageLogProtocol"]
+if TYPE_CHECKING:
+    from ._factory import MessageLogFactory
+
+__all__ = ["HOLDS", "LINGER_SECONDS", "UNDURABLE", "MessageLogProtocol"]
 
 # How long a connection that we ended waits for its peer to end it too.
 LINGER_SECONDS = 2.0
 
-# What holding a message costs besides twice its body (as a body and in a line of the log): its
-# header, checksum, formatted fields and places in lists.  Measured on CPython 3.11: 295 bytes, and
-# a tenth of the whole more for what no message owns.
-_MESSAGE_COST = 384
+# What things cost in memory, measured on CPython 3.11 with a tenth more for what none of them owns.
+# A message, besides its body and its line: its header, checksum, and places in lists.
+_MESSAGE_COST = 320
+# A run of messages, or an enquiry: the objects between the protocol and the store's writer.
+_RUN_COST = 1200
 
 _NOBODY = bytes(16)
 
@@ -87,8 +83,8 @@ _READING = (_State.OPEN, _State.ENDING)
 # Why a connection is not read, as bits.  (Plain numbers: an enum's "&" costs 0.4 µs.)
 _UNANSWERED = 1
 _UNREAD = 2
-_UNDURABLE = 4
-HOLDS = {"unanswered": _UNANSWERED, "unread": _UNREAD, "undurable": _UNDURABLE}
+UNDURABLE = 4
+HOLDS = {"unanswered": _UNANSWERED, "unread": _UNREAD, "undurable": UNDURABLE}
 _HOLD_NAMES = {reason: name for name, reason in HOLDS.items()}
 
 
@@ -115,20 +111,22 @@ class _Owed:
         """Take the store's verdict on the run."""
         run = self.run
         assert run is not None
-        counts = self.connection.factory.counts
-        self.acked = acked = len(run.heads)
-        if verdict is not STORED:
+        connection = self.connection
+        counts = connection.factory.counts
+        acked = len(run.heads)
+        if verdict is STORED:
+            self.answer = encode_acks(run.heads)
+        else:
+            self.answer = _encode_verdict(run, verdict.refusals)
             for refusal in verdict.refusals:
                 refused = refusal.stop - refusal.start
                 counts.nacked[refusal.code] += refused
-                self.acked = acked = acked - refused
+                acked -= refused
+        self.acked = acked
         counts.acked += acked
         if counts.busiest is not None:
             counts.busiest.count(run.client, acked)
-        if verdict is STORED:
-            self.settle(encode_acks(run.heads))
-        else:
-            self.settle(_encode_verdict(run, verdict.refusals))
+        connection.settled()
 
     def refuse(self, code: NackCode, reason: str) -> None:
         """Refuse the whole run."""
@@ -141,7 +139,7 @@ class _Owed:
         self.connection.settled()
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
 class MessageLogProtocol(Int32StringReceiver):
     """
     One connection.
@@ -165,16 +163,20 @@ class MessageLogProtocol(Int32StringReceiver):
         self._reader: SocketReader | None = None
         self._partial_since: float | None = None
         self._heard = factory.seconds()
-        if len(factory.connections) >= factory.limits.max_connections or factory.stopping:
-            reason = "shutting down" if factory.stopping else "too many connections"
+        secure = ISSLTransport.providedBy(transport)
+        self._handshake_since: float | None = self._heard if secure else None
+        refusal = factory.refusal(transport.getPeer())
+        if refusal is not None:
+            kind, reason = refusal
             transport.write(encode_nack(_NOBODY, 0, NackCode.UNAVAILABLE, 0, reason))
             transport.loseConnection()
             self._state = _State.LOST
-            factory.counts.refused["stopping" if factory.stopping else "full"] += 1
+            factory.turned_away.add(self)
+            factory.counts.refused[kind] += 1
             factory.note("were turned away", self, reason)
             return
         factory.counts.accepted += 1
-        factory.connections.add(self)
+        factory.add(self)
         self._decoder = FrameDecoder(factory.limits.max_message_bytes)
         plain = isinstance(transport, tcp.Connection) and not transport.TLS
         answers = SocketAnswers if plain else TransportAnswers
@@ -184,7 +186,11 @@ class MessageLogProtocol(Int32StringReceiver):
             self._reader = factory.reader_for(transport)
             self._fd = self._reader.add(self)
         if factory.holding:
-            self.hold(_UNDURABLE)
+            self.hold(UNDURABLE)
+
+    def handshakeCompleted(self) -> None:
+        """The TLS handshake is done, and what it asks of the peer's certificate is so."""
+        self._handshake_since = None
 
     # --- in --------------------------------------------------------------------------------
 
@@ -218,18 +224,30 @@ class MessageLogProtocol(Int32StringReceiver):
         factory = self.factory
         messages = len(run.heads)
         batches = factory.counts.batches
-        batches.buckets[bisect_left(batches.bounds, messages)] += 1
+        batches.buckets[0 if messages == 1 else bisect_left(batches.bounds, messages)] += 1
         batches.total += messages
-        owed = self._owe(_MESSAGE_COST * messages + 2 * sum(map(len, run.bodies)), run)
+        owed = self._owe(_RUN_COST + _MESSAGE_COST * messages + sum(map(len, run.bodies)), run)
         if self._state is not _State.OPEN:
             owed.refuse(NackCode.UNAVAILABLE, "shutting down")
-        elif factory.permits is not None and not factory.permits(run.client, self.transport):
-            owed.refuse(NackCode.FORBIDDEN, "not a client id for this connection")
-        else:
-            factory.store.append(run, owed.judged)
+            return
+        try:
+            if factory.permits is not None and not factory.permits(run.client, self.transport):
+                owed.refuse(NackCode.FORBIDDEN, "not a client id for this connection")
+                return
+            held = factory.store.append(run, owed.judged)
+        except Exception:
+            # An application's own permits or store; what is owed must not stay owed for ever.
+            factory.log.failure("a message could not be judged")
+            owed.refuse(NackCode.UNAVAILABLE, "the server has a defect")
+            self.end()
+            return
+        if owed.answer is None:
+            owed.cost += held
+            self._unanswered += held
+            factory.undurable += held
 
     def _answer_rare(self, event: Event) -> None:
-        owed = self._owe(_MESSAGE_COST)
+        owed = self._owe(_RUN_COST)
         if isinstance(event, Enquiry):
             client, limits, store = (
                 event.client,
@@ -281,9 +299,10 @@ class MessageLogProtocol(Int32StringReceiver):
         ready = []
         owed = self._owed
         freed = 0
+        factory = self.factory
         lost = self._state is _State.LOST or self._state is _State.LINGERING
-        now = self.factory.seconds()
-        waited = self.factory.counts.ack_seconds
+        now = factory.seconds()
+        waited = factory.counts.ack_seconds
         while owed and owed[0].answer is not None:
             first = owed.popleft()
             freed += first.cost
@@ -295,10 +314,10 @@ class MessageLogProtocol(Int32StringReceiver):
                 waited.buckets[bisect_left(SECONDS, seconds)] += first.acked
                 waited.total += seconds * first.acked
         self._unanswered -= freed
-        self.factory.undurable -= freed
+        factory.undurable -= freed
         if lost:
             return
-        limits = self.factory.limits
+        limits = factory.limits
         if ready:
             self._answers.send(b"".join(ready) if len(ready) > 1 else ready[0])  # type: ignore[arg-type]
             if self._answers.unread > limits.max_unread_bytes:
@@ -370,7 +389,7 @@ class MessageLogProtocol(Int32StringReceiver):
             return
         self._state = _State.ENDING
         # What comes is cheap from now on, and has to be read for the answers to arrive.
-        self.release(_UNANSWERED | _UNDURABLE)
+        self.release(_UNANSWERED | UNDURABLE)
         self._finish()
 
     def _finish(self) -> None:
@@ -382,8 +401,8 @@ class MessageLogProtocol(Int32StringReceiver):
             self.transport.loseConnection()
         else:
             self._state = _State.LINGERING
-            self._heard = self.factory.seconds()
             self.transport.loseWriteConnection()
+        self._heard = self.factory.seconds()
 
     def readConnectionLost(self) -> None:
         """The peer has half-closed: it has no more messages, and waits for its answers."""
@@ -401,15 +420,18 @@ class MessageLogProtocol(Int32StringReceiver):
         """Forget the connection; what is in the store stays there."""
         self._state = _State.LOST
         self._stop_reader()
-        self.factory.connections.discard(self)
-        self.factory.connection_ended()
+        self.factory.remove(self)
 
     def check(self, now: float) -> None:
         """Do what is due by time."""
         limits = self.factory.limits
-        if self._state is _State.LINGERING:
+        if self._state is _State.LINGERING or self._state is _State.LOST:
+            # A peer that does not close its half, or does not answer a TLS close.
             if now - self._heard >= LINGER_SECONDS:
                 self.transport.abortConnection()
+        elif self._handshake_since is not None:
+            if now - self._handshake_since >= limits.handshake_seconds:
+                self._abort("handshake", "did not end its TLS handshake", limits.handshake_seconds)
         elif self._answers.unread:
             if now - self._answers.since >= limits.unread_seconds:
                 self._abort("unread", "does not read its answers", limits.unread_seconds)
@@ -422,9 +444,19 @@ class MessageLogProtocol(Int32StringReceiver):
             self.factory.counts.closed["idle"] += 1
             self.end()
 
+    @property
+    def unread(self) -> int:
+        """Bytes of answers that the peer has not read."""
+        return self._answers.unread
+
+    def abort_unread(self) -> None:
+        """Abort, for the sake of the others: all peers together leave too much unread."""
+        self._abort("unread", f"leaves {self.unread} bytes unread, most of all", 0)
+
     def _abort(self, reason: str, why: str, seconds: float) -> None:
         self.factory.counts.closed[reason] += 1
-        self.factory.note("were aborted", self, f"it {why} ({seconds:g} s)")
+        after = f" ({seconds:g} s)" if seconds else ""
+        self.factory.note("were aborted", self, f"it {why}{after}")
         self.transport.abortConnection()
 
 
@@ -450,176 +482,3 @@ def _encode_verdict(run: Run, refusals: Any) -> bytes:
     if at < len(run.heads):
         answers.append(encode_acks(run.heads[at:]))
     return b"".join(answers)
-
-
-class MessageLogFactory(Factory):
-    """
-    Makes a L{MessageLogProtocol} for each connection, and bounds what all of them hold.
-
-    Listen with it on any stream endpoint.
-
-    @param reactor: for time.
-    @param store: an L{IStore} that is started before the first connection, and stopped after
-        L{stop} has fired.
-    @param limits: see L{Limits}.
-    @param permits: whether a client id (16 bytes) may be written on a connection (its transport);
-        all may if there is none.  Called once for each batch, so it must be quick.
-    """
-
-    log = Logger()
-
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        store: IStore,
-        limits: Limits | None = None,
-        permits: Callable[[bytes, ITransport], bool] | None = None,
-    ) -> None:
-        self._reactor = reactor
-        self.seconds = reactor.seconds
-        self.store = store
-        self.limits = limits or Limits()
-        self.permits = permits
-        self.connections: set[MessageLogProtocol] = set()
-        self.counts = ConnectionCounts()
-        self.undurable = 0  # bytes, as the connections count them
-        self.holding = False
-        self.stopping = False
-        self._stopped: Deferred[None] | None = None
-        self._to_flush: list[MessageLogProtocol] = []
-        self._notes: dict[str, tuple[int, str, str]] = {}
-        self._reader: SocketReader | None = None
-        self._sweep = LoopingCall(self._check)
-        self._sweep.clock = reactor
-
-    noisy = False  # no line of the log for each port
-
-    def startFactory(self) -> None:
-        """Begin to watch the connections' deadlines."""
-        self.stopping = False
-        if self._sweep.running:
-            return
-        limits = self.limits
-        shortest = min(limits.unread_seconds, limits.frame_seconds, LINGER_SECONDS)
-        # Often enough to be at most a quarter late: 10,000 connections take 3 ms a round.
-        self._sweep.start(shortest / 4, now=False)
-
-    def stopFactory(self) -> None:
-        """The last port is closed; connections may go on."""
-
-    def buildProtocol(self, addr: IAddress | None) -> MessageLogProtocol:  # type: ignore[override]
-        """A protocol for a new connection."""
-        if not self._sweep.running:
-            self.startFactory()
-        protocol = MessageLogProtocol()
-        protocol.factory = self
-        return protocol
-
-    def reader_for(self, transport: Any) -> SocketReader:
-        """What reads a plain socket."""
-        if self._reader is None:
-            self._reader = SocketReader(transport.reactor)
-        return self._reader
-
-    def tune(self, transport: Any) -> None:
-        """Set a connection's TCP options, where it has any."""
-        handle = getattr(transport, "getHandle", None)
-        if not isinstance(transport, tcp.Connection) or handle is None:
-            return
-        sock = handle()
-        if sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return
-        seconds = self.limits.keepalive_seconds
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(seconds // 4, 1))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-        timeout = 1000 * self.limits.user_timeout_seconds
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
-
-    def flush_soon(self, connection: MessageLogProtocol) -> None:
-        """Have a connection flush once, after everything that becomes known in this turn."""
-        if not self._to_flush:
-            self._reactor.callLater(0, self._flush)
-        self._to_flush.append(connection)
-
-    def _flush(self) -> None:
-        flushing, self._to_flush = self._to_flush, []
-        for connection in flushing:
-            connection.flush()
-        if self.holding and self.undurable <= self.limits.max_undurable_bytes // 2:
-            self.holding = False
-            for connection in list(self.connections):
-                connection.release(_UNDURABLE)
-
-    def hold_all(self) -> None:
-        """Stop reading everywhere: too much is undurable."""
-        if not self.holding:
-            self.holding = True
-            for connection in self.connections:
-                if connection.takes_messages:
-                    connection.hold(_UNDURABLE)
-
-    def note(self, what: str, connection: MessageLogProtocol, reason: str) -> None:
-        """Have it said that something became of a connection, in one line for all in a while."""
-        count, _, _ = self._notes.get(what, (0, "", ""))
-        peer = connection.transport.getPeer()
-        host, port = getattr(peer, "host", None), getattr(peer, "port", None)
-        self._notes[what] = count + 1, f"{host}:{port}" if host else str(peer), reason
-
-    def _check(self) -> None:
-        now = self.seconds()
-        for connection in list(self.connections):
-            connection.check(now)
-        notes, self._notes = self._notes, {}
-        for what, (count, peer, reason) in notes.items():
-            self.log.warn(
-                "connections that {what}: {count}; the last, {peer}: {reason}",
-                count=count,
-                what=what,
-                peer=peer,
-                reason=reason,
-            )
-
-    def stop(self) -> Deferred[None]:
-        """
-        Answer what has arrived, tell what still arrives UNAVAILABLE, and close.
-
-        Stop listening first, and stop the store after.
-
-        @return: fires when the last connection is gone, after C{stop_seconds} at the latest.
-        """
-        self.stopping = True
-        done: Deferred[None] = Deferred()
-        self._stopped = done
-        deadline = self._reactor.callLater(self.limits.stop_seconds, self._abort_all)
-        for connection in list(self.connections):
-            connection.end()
-
-        def stopped(result: None) -> None:
-            if deadline.active():
-                deadline.cancel()
-            if self._sweep.running:
-                self._sweep.stop()
-
-        done.addCallback(stopped)
-        self.connection_ended()
-        return done
-
-    def _abort_all(self) -> None:
-        self.log.warn(
-            "{count} connections did not end in time and are aborted",
-            count=len(self.connections),
-        )
-        self.counts.closed["stop"] += len(self.connections)
-        for connection in list(self.connections):
-            connection.transport.abortConnection()
-        self.connections.clear()
-        self.connection_ended()
-
-    def connection_ended(self) -> None:
-        """See whether the last connection is gone."""
-        if self._stopped is not None and not self.connections:
-            stopped, self._stopped = self._stopped, None
-            stopped.callback(None)

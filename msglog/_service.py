@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ._errors import StartError
-from ._protocol import MessageLogFactory
+from ._factory import MessageLogFactory
 from ._store import FileStore
 
 __all__ = ["MessageLogService"]

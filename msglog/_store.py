@@ -33,6 +33,10 @@ __all__ = ["FileStore"]
 # How often the writer is asked whether something is due while there are no commits.
 _TICK_SECONDS = 1.0
 
+# What an entry of a commit counts besides its bodies: 20 to 40 µs, the time that 2 KiB take.  So
+# that a commit of the smallest messages of thousands of clients takes 0.3 s at most.
+_ENTRY_COST = 2048
+
 
 @implementer(IStore)
 class FileStore(Service):
@@ -96,13 +100,15 @@ class FileStore(Service):
 
     # --- IStore ----------------------------------------------------------------------------
 
-    def append(self, batch: Batch, judged: Callable[[Verdict], None]) -> None:
+    def append(self, batch: Batch, judged: Callable[[Verdict], None]) -> int:
         """See L{IStore.append}."""
         refused = self._refusal()
         if refused is not None:
             judged(Verdict.refused(batch, *refused))
-        else:
-            self._wait(Appending(batch, format_fragments(batch)), judged)
+            return 0
+        fragments = format_fragments(batch)
+        self._wait(Appending(batch, fragments), judged)
+        return sum(map(len, fragments))
 
     def last(self, client: bytes) -> Deferred[int | None]:
         """See L{IStore.last}."""
@@ -157,8 +163,9 @@ class FileStore(Service):
         for taken, entry in enumerate(self._waiting, 1):
             if isinstance(entry, Appending):
                 size += sum(map(len, entry.batch.bodies))
-                if size >= self._limits.max_commit_bytes:
-                    return taken
+            size += _ENTRY_COST
+            if size >= self._limits.max_commit_bytes:
+                return taken
         return len(self._waiting)
 
     def _hand_over(self, work: Work, done: Done) -> None:

@@ -66,9 +66,10 @@ class MemoryStore:
         self._ledger = Ledger(lambda client: None, window, 1 << 62)
         self._waiting: list[tuple[Batch | bytes, Callable[[Any], None]]] = []
 
-    def append(self, batch: Batch, judged: Callable[[Verdict], None]) -> None:
+    def append(self, batch: Batch, judged: Callable[[Verdict], None]) -> int:
         """See L{IStore.append}."""
         self._wait(batch, judged)
+        return 0
 
     def last(self, client: bytes) -> Deferred[int | None]:
         """See L{IStore.last}."""
@@ -225,6 +226,21 @@ class FaultyDisk(Disk):
         """Sync a folder, or fail."""
         self._call("sync_folder")
         super().sync_folder(path)
+
+    def take_name(self, path: Path) -> None:
+        """Take a name, or fail."""
+        self._call("take_name")
+        super().take_name(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Rename, or fail."""
+        self._call("rename")
+        super().rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        """Delete, or fail."""
+        self._call("remove")
+        super().remove(path)
 
     def keep(self, path: Path, data: bytes) -> None:
         """Keep aside, or fail when a part of it is kept."""

@@ -278,7 +278,7 @@ class Bounds(Case):
 
     def test_unanswered(self) -> None:
         """A connection that is too far ahead of its answers is not read until they are out."""
-        self.serve(max_unanswered_bytes=4000)
+        self.serve(max_unanswered_bytes=8000)
         transport = self.connect()
         transport.protocol.dataReceived(messages(A, 1, *[b"x"] * 10))
         self.assertEqual(transport.producerState, "producing")
@@ -292,12 +292,12 @@ class Bounds(Case):
 
     def test_undurable(self) -> None:
         """All connections pause when too much is undurable in all, and go on when it is not."""
-        self.serve(max_undurable_bytes=8000)
+        self.serve(max_undurable_bytes=12_000)
         transports = [self.connect() for _ in range(10)]
         for n, transport in enumerate(transports):
             if transport.producerState == "producing":
                 transport.protocol.dataReceived(messages(bytes([n]) * 16, 1, *[b"x"] * 5))
-        self.assertLess(self.factory.undurable, 8000 + 5 * 400)
+        self.assertLess(self.factory.undurable, 12_000 + 1200 + 5 * 400)
         late = self.connect()
         self.assertEqual({t.producerState for t in [*transports, late]}, {"paused"})
         self.turn()

@@ -106,12 +106,19 @@ class FileStoreTest(FileCase):
 
     def test_commits_are_bounded(self) -> None:
         """One commit takes no more than its limit, and the rest follows in order."""
-        store = self.make_store(max_commit_bytes=100)
+        store = self.make_store(max_commit_bytes=10_000)
         self.disk.calls.clear()
-        verdicts = [self.append(store, n, bytes(30)) for n in range(1, 11)]
+        verdicts = [self.append(store, n, bytes(300)) for n in range(1, 11)]
         self.settle(store)
         self.assertEqual([self.successResultOf(v) for v in verdicts], [STORED] * 10)
-        self.assertEqual(self.disk.calls.count("write"), 3)
+        self.assertEqual(self.disk.calls.count("write"), 2)
+
+    def test_says_what_it_holds(self) -> None:
+        """What a store holds for a batch is its lines, however long they became."""
+        store = self.make_store()
+        plain = store.append(make_batch(A, 1, b"x" * 100), lambda verdict: None)
+        escaped = store.append(make_batch(A, 2, bytes(100)), lambda verdict: None)
+        self.assertEqual(escaped - plain, 500)
 
     def test_fail_stop(self) -> None:
         """After a failed sync everything is refused, and it is said once."""
