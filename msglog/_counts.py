@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from attrs import Factory, define
 
@@ -82,9 +81,9 @@ def quantile(bounds: Sequence[float], buckets: Sequence[int], share: float) -> f
     return below
 
 
-def _named(*reasons: str) -> Any:
+def _named(*reasons: str) -> Counter[str]:
     """Counters that are there from the beginning, so that what was never counted is seen as 0."""
-    return Factory(lambda: Counter(dict.fromkeys(reasons, 0)))
+    return Counter(dict.fromkeys(reasons, 0))
 
 
 @define(slots=True, eq=False)
@@ -106,9 +105,11 @@ class ConnectionCounts:
     """
 
     accepted: int = 0
-    refused: Counter[str] = _named("address", "full", "stopping")
-    closed: Counter[str] = _named("frame", "handshake", "idle", "malformed", "stop", "unread")
-    pauses: Counter[str] = _named("unanswered", "undurable", "unread")
+    refused: Counter[str] = Factory(lambda: _named("address", "full", "stopping"))
+    closed: Counter[str] = Factory(
+        lambda: _named("frame", "handshake", "idle", "malformed", "stop", "unread")
+    )
+    pauses: Counter[str] = Factory(lambda: _named("unanswered", "undurable", "unread"))
     received_bytes: int = 0
     acked: int = 0
     nacked: dict[NackCode, int] = Factory(lambda: dict.fromkeys(NackCode, 0))
@@ -129,6 +130,7 @@ class CommitCounts:
     @ivar seconds: how long each commit took, the disk included.
     @ivar no_room: commits that were refused because the disk had no room.
     @ivar no_room_last: whether the last commit was.
+    @ivar no_room_time: when one last was, seconds since 1970.
     """
 
     records: int = 0
@@ -138,6 +140,7 @@ class CommitCounts:
     seconds: Histogram = Factory(lambda: Histogram(SECONDS))
     no_room: int = 0
     no_room_last: bool = False
+    no_room_time: float = 0.0
 
     def committed(self, messages: int, size: int, seconds: float) -> None:
         """Count a commit that wrote something."""
@@ -148,7 +151,8 @@ class CommitCounts:
         self.seconds.note(seconds)
         self.no_room_last = False
 
-    def refused(self) -> None:
+    def refused(self, now: float) -> None:
         """Count a commit for which there was no room."""
         self.no_room += 1
         self.no_room_last = True
+        self.no_room_time = now
