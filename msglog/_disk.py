@@ -68,6 +68,18 @@ class Disk:
         """Cut a file to a length."""
         os.ftruncate(fd, size)
 
+    def take_name(self, path: Path) -> None:
+        """Make an empty file under a name that must be free, so that nothing there is replaced."""
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file another name, and take that from whatever has it."""
+        os.rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        """Delete a file."""
+        os.unlink(path)
+
     def sync_folder(self, path: Path) -> None:
         """Wait until a folder's names are on the disk."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

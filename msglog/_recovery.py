@@ -16,9 +16,9 @@ from ._checkpoint import Coverage, identify
 from ._disk import Disk
 from ._errors import LedgerDamaged, LogDamaged, LogLocked, RecordError
 from ._ledger import Ledger, ReplayError
-from ._records import MAX_LINE_BYTES, format_time
+from ._records import format_time
 from ._rotation import RotatedFile, first_line_of, rotated_files
-from ._torn import Damage, Lines, judge_damage, read_record, said_time
+from ._torn import Damage, Lines, judge_damage, last_line, read_record, said_time
 
 __all__ = ["Recovered", "Recovery"]
 
@@ -57,6 +57,7 @@ class Recovery:
     @param spill: called when more clients are in memory than may be and most of them have changed;
         it must write the changed ones to the ledger's file.
     @ivar file: which file the log is, if it begins with a record.
+    @ivar began: the time of its first record, microseconds since 1970; 0 if there is none.
     @ivar last_time: the time of the last commit, microseconds since 1970; 0 before any.
     """
 
@@ -80,6 +81,7 @@ class Recovery:
         self._progress = _Progress(self._log)
         self._torn = 0
         self.file = b""
+        self.began = 0
         self.last_time = 0
 
     def run(self, fd: int, coverage: Coverage | None) -> Recovered:
@@ -94,7 +96,9 @@ class Recovery:
         # Clients may go to the ledger's file while this reads (C{spill}), and what a killed server
         # wrote may be readable without being on the disk.
         self._disk.sync(fd)
-        self.file = identify(self._first_line(fd))
+        first = self._first_line(fd)
+        self.file = identify(first)
+        self.began = said_time(first) or 0
         offset, lazy = 0, False
         if coverage is None:
             if size:
@@ -164,17 +168,9 @@ class Recovery:
         """Whether the commit that the ledger knows ends where it says."""
         if not coverage.offset:
             return True
-        back = min(coverage.offset, MAX_LINE_BYTES)
-        step = 65536
-        while True:
-            step = min(step, back)
-            tail = self._disk.read(fd, step, coverage.offset - step)
-            begin = tail.rfind(b"\n", 0, -1) + 1
-            if begin or step == back:
-                break
-            step *= 4
+        line = last_line(lambda count, at: self._disk.read(fd, count, at), coverage.offset)
         try:
-            return read_record(tail[begin:]).time == coverage.time
+            return read_record(line).time == coverage.time
         except RecordError:
             return False
 

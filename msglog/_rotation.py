@@ -17,7 +17,7 @@ from ._errors import RecordError
 from ._records import MAX_LINE_BYTES
 from ._torn import read_record
 
-__all__ = ["RotatedFile", "first_line_of", "rotated_files"]
+__all__ = ["RotatedFile", "files_beside", "first_line_of", "rotated_files"]
 
 # What msglog itself keeps beside a log: no rotated files.
 _OURS = (".ledger", ".torn-")
@@ -54,9 +54,7 @@ def rotated_files(
     @param passed_over: called with each file whose first line is no record.
     """
     found = []
-    for path in log.parent.glob(f"{_escape_glob(log.name)}?*"):
-        if path.name.removeprefix(log.name).startswith(_OURS) or not path.is_file():
-            continue
+    for path in files_beside(log):
         line = first_line(path)
         try:
             record = read_record(line)
@@ -65,6 +63,15 @@ def rotated_files(
             continue
         found.append(RotatedFile(record.time, path, line))
     return sorted(found, key=lambda file: (file.time, file.path))
+
+
+def files_beside(log: Path) -> list[Path]:
+    """Files that may have been rotated away from a log, by their names."""
+    return [
+        path
+        for path in log.parent.glob(f"{_escape_glob(log.name)}?*")
+        if not path.name.removeprefix(log.name).startswith(_OURS) and path.is_file()
+    ]
 
 
 def _escape_glob(name: str) -> str:

@@ -18,7 +18,7 @@ from attrs import define, frozen
 from ._errors import RecordError
 from ._records import MAX_LINE_BYTES, Record, parse_line, parse_time
 
-__all__ = ["Damage", "Lines", "judge_damage", "read_record", "said_time"]
+__all__ = ["Damage", "Lines", "judge_damage", "last_line", "read_record", "said_time"]
 
 _CHUNK = 4 * 1024 * 1024
 _TIME_PREFIX = b'{"time":"'
@@ -63,6 +63,19 @@ class Lines:
                 rest, held = [], 0
         if rest:
             yield begin, b"".join(rest)
+
+
+def last_line(read: Read, end: int) -> bytes:
+    """The line that ends at an offset above 0, or as much of it as a record can be long."""
+    back = min(end, MAX_LINE_BYTES)
+    step = 65536
+    while True:
+        step = min(step, back)
+        tail = read(step, end - step)
+        begin = tail.rfind(b"\n", 0, -1) + 1
+        if begin or step == back:
+            return tail[begin:]
+        step *= 4
 
 
 @frozen(slots=True)

@@ -42,6 +42,9 @@ from ._ledger import ClientState, Ledger
 from ._limits import Limits
 from ._records import format_time, opening
 from ._recovery import Recovered, Recovery
+from ._rotating import NoLog, delete_old, move_aside
+from ._rotation_rule import RotationRule, rotated_name
+from ._torn import said_time
 from ._space import FreeSpace
 
 __all__ = ["Appending", "Asking", "LogWriter"]
@@ -50,6 +53,10 @@ __all__ = ["Appending", "Asking", "LogWriter"]
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # After these a new log file cannot be begun now, but perhaps later.
 _NO_FILE = _NO_ROOM | {errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS, errno.ENOMEM}
+
+# Before a rotation that failed is tried again: what is in its way is mended by a person, and each
+# attempt brings the ledger up to date.
+_ROTATE_AGAIN_SECONDS = 60.0
 
 
 @define(slots=True, eq=False)
@@ -83,6 +90,7 @@ class LogWriter:
     @param limits: of which the ledger's, the checkpoint's and the window are used here.
     @param sync: 0 to wait for the disk in every commit; otherwise the seconds within which
         a commit that was already acknowledged reaches it.
+    @param rotation: when to go on in a new file of its own accord.
     @param clock: seconds since 1970.
     @param monotonic: seconds, for intervals.
     @ivar counts: see L{CommitCounts}; of this and the next, others read single numbers only.
@@ -99,6 +107,7 @@ class LogWriter:
         limits: Limits,
         sync: float = 0.0,
         *,
+        rotation: RotationRule | None = None,
         disk: Disk | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -107,6 +116,7 @@ class LogWriter:
         self.ledger_path = path.with_name(path.name + ".ledger")
         self._limits = limits
         self._lazy = sync
+        self._rotation = rotation or RotationRule()
         self._disk = disk or Disk()
         self._clock = clock
         self._monotonic = monotonic
@@ -114,6 +124,7 @@ class LogWriter:
         self._fd = -1
         self._size = 0  # of the log; all of it written by commits that succeeded
         self._file = b""  # which file the log is
+        self._began = 0  # the time of its first record
         self._last_time = 0
         self._unsynced = False
         self._unsynced_since = 0.0
@@ -122,6 +133,8 @@ class LogWriter:
         self._covered = 0  # the offset of the last checkpoint
         self._checkpointed_at = 0.0
         self._retry_at = 0.0  # after a checkpoint that failed
+        self._rotate_at = 0.0  # after a rotation that failed
+        self._rotation_failed = False
         self.counts = CommitCounts()
         self.space = FreeSpace(path, limits.min_free_bytes, self._disk)
         self.durable_time = 0
@@ -182,6 +195,7 @@ class LogWriter:
         recovered = recovery.run(self._fd, self._checkpoint.coverage())
         self._size = recovered.size
         self._file, self._last_time = recovery.file, recovery.last_time
+        self._began = recovery.began
         # What a killed server wrote may be readable without being on the disk, and a resend of
         # it must not be acknowledged on the page cache's word.
         self._disk.sync(self._fd)
@@ -247,9 +261,10 @@ class LogWriter:
         try:
             # Before anything is staged: a checkpoint must not see what is not written.
             self._follow_name()
+            self._rotate_if_due()
         except _NoRoom as e:
             return self._refuse(entries, str(e))
-        moment = max(int(self._clock() * 1e6), self._last_time + 1)
+        moment = self._moment()
         stamp = format_time(moment)
         parts: list[bytes] = []
         results: list[Verdict | int] = []
@@ -279,9 +294,13 @@ class LogWriter:
             self.counts.committed(messages, len(data), self._monotonic() - began)
         return results
 
+    def _moment(self) -> int:
+        """The time of a commit that is begun now."""
+        return max(int(self._clock() * 1e6), self._last_time + 1)
+
     def _refuse(self, entries: Sequence[Appending | Asking], reason: str) -> list[Verdict | int]:
         """The outcome of a commit for which there is no room."""
-        self.counts.refused()
+        self.counts.refused(self._clock())
         return [
             self.ledger.refuse(entry.batch, reason) if isinstance(entry, Appending) else 0
             for entry in entries
@@ -326,6 +345,7 @@ class LogWriter:
         Otherwise a file that is moved away while the server is dead could not be told from none.
         """
         self._file = identify(data[: data.index(b"\n") + 1])
+        self._began = said_time(data) or 0
         try:
             self._save(durable=True, complete=False)
         except sqlite3.Error as e:
@@ -356,7 +376,8 @@ class LogWriter:
 
     def tick(self) -> bool:
         """
-        What is due by time or by volume: the sync of C{--sync}, a step of the checkpoint.
+        What is due by time or by volume: the sync of C{--sync}, a step of the checkpoint, a
+        new file.
 
         @return: whether there is more to do at once.
         @raise StoreFailed: fail-stop.
@@ -368,6 +389,14 @@ class LogWriter:
             self._sync()
             self._note_durable()
         self._advance_checkpoint()
+        try:
+            # One that somebody else has moved away is for a commit to leave.
+            if self._disk.names(self.path, self._fd):
+                self._rotate_if_due()
+        except _NoRoom as e:
+            self._log.error("{reason}; the next commit tries again", reason=str(e))
+        except OSError as e:
+            raise self._fail(f"cannot look at {self.path}: {e.strerror}") from e
         return self._steps is not None
 
     @property
@@ -414,16 +443,26 @@ class LogWriter:
                 raise self._fail(f"cannot reopen {self.path}: {e.strerror}") from e
             raise _NoRoom(f"cannot begin a new log file: {e.strerror}") from e
 
-    def _reopen(self) -> None:
-        self._sync()
+    def _open_new(self) -> int:
+        """Open and lock what the log's name leads to, made if there is nothing: an empty file."""
         try:
             fd = self._open_locked()
         except LogLocked as e:
             raise self._fail(str(e)) from e
+        if self._disk.size(fd):
+            self._disk.close(fd)
+            raise self._fail(f"{self.path} was replaced by a file that is not empty")
+        return fd
+
+    def _reopen(self) -> None:
+        self._sync()
+        self._go_on_in(self._open_new())
+        self._log.info("the log was moved away; going on in a new {log}", log=str(self.path))
+
+    def _go_on_in(self, fd: int) -> None:
+        """Leave the file for a new one."""
         try:
-            if self._disk.size(fd):
-                raise self._fail(f"{self.path} was replaced by a file that is not empty")
-            self._disk.sync_folder(self.path.parent)
+            self._sync_folder()
             # What the ledger does not have of the old file would have to be looked for there.
             # The last step: after it nothing more may be written to the old file.
             self._save(durable=True, complete=True)
@@ -434,14 +473,76 @@ class LogWriter:
             self._disk.close(fd)
             raise
         self._disk.close(self._fd)
-        self._log.info(
-            "the log was moved away after {size} bytes; going on in a new {log}",
-            size=self._size,
-            log=str(self.path),
-        )
         self._fd = fd
         self._size = self._covered = 0
         self._file = b""
+
+    def _rotate_if_due(self) -> None:
+        moment = self._moment()
+        if not self._rotation.due(self._began, self._size, moment):
+            return
+        if self._monotonic() >= self._rotate_at:
+            self._rotate(moment)
+
+    def _rotate(self, moment: int) -> None:
+        """
+        Go on in a new file, or in the same if that cannot be done now.
+
+        @raise _NoRoom: the log has its new name, but a new one cannot be begun; the next commit
+            tries again, as after a rotation by somebody else.
+        """
+        rotated, size = rotated_name(self.path, moment), self._size
+        try:
+            # If this goes well, it most likely will again when there is no way back.
+            self._save(durable=False, complete=False)
+            fd = move_aside(self._disk, self.path, rotated, self._sync_folder, self._open_new)
+        except NoLog as e:
+            raise _NoRoom(str(e)) from e
+        except (OSError, sqlite3.Error) as e:
+            self._postpone_rotation(e)
+            return
+        self._go_on_in(fd)
+        # Names sort by time whatever the clock does: no later one may be before this one.
+        self._last_time = moment - 1
+        self._rotation_failed = False
+        self._log.info(
+            "rotated {log}: its {size} bytes are in {rotated} now",
+            log=str(self.path),
+            size=size,
+            rotated=str(rotated),
+        )
+        if self._rotation.keep:
+            self._delete_old(self._rotation.keep)
+
+    def _delete_old(self, keep: int) -> None:
+        try:
+            for path in delete_old(self._disk, self.path, keep, self.ledger.last):
+                self._log.info("deleted {path}, as --rotate-keep says", path=str(path))
+        except OSError as e:
+            self._log.error(
+                "cannot delete what is older than the newest {keep} rotated files: {error}; this "
+                "is tried again with the next rotation",
+                keep=keep,
+                error=str(e),
+            )
+
+    def _sync_folder(self) -> None:
+        try:
+            self._disk.sync_folder(self.path.parent)
+        except OSError as e:
+            raise self._fail(f"cannot sync {self.path.parent}: {e.strerror}") from e
+
+    def _postpone_rotation(self, error: Exception) -> None:
+        self._rotate_at = self._monotonic() + _ROTATE_AGAIN_SECONDS
+        if not self._rotation_failed:
+            self._rotation_failed = True
+            self._log.error(
+                "{log} could not be rotated: {error}; it goes on in the same file, and this is "
+                "tried again every {seconds:g} s",
+                log=str(self.path),
+                error=str(error),
+                seconds=_ROTATE_AGAIN_SECONDS,
+            )
 
     # --- checkpoint ------------------------------------------------------------------------
 

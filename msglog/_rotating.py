@@ -1,0 +1,96 @@
+"""
+Giving a log another name so that nothing is ever replaced or without a name, and deleting what was
+rotated long ago.
+
+Theory of operation.  The new name is taken first, by an empty file that must not have been there;
+then the log is renamed over that; then a new log is made.  A kill leaves one of these:
+
+=======================  ======================================================================
+name taken               the log as it was, and beside it an empty file, which readers pass over
+renamed                  no log; the old one is beside it, where a start looks for it
+new log made             as after a rotation
+=======================  ======================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ._disk import Disk
+from ._errors import RecordError
+from ._records import Record
+from ._rotation import files_beside
+from ._rotation_rule import expendable
+from ._torn import last_line, read_record
+
+__all__ = ["NoLog", "delete_old", "move_aside"]
+
+
+class NoLog(Exception):
+    """The log has its new name, and under its own there is nothing: it cannot be made now."""
+
+
+def move_aside(
+    disk: Disk,
+    log: Path,
+    rotated: Path,
+    sync_folder: Callable[[], None],
+    open_new: Callable[[], int],
+) -> int:
+    """
+    Give a log another name, and make a new one.
+
+    @param sync_folder: waits until the names are on the disk.
+    @param open_new: makes and opens the new log.
+    @return: the new log, open.
+    @raise OSError: that cannot be done; everything is as it was.
+    @raise NoLog: it cannot be done, and the old log could not be given its name again.
+    """
+    disk.take_name(rotated)
+    try:
+        disk.rename(log, rotated)
+    except OSError:
+        disk.remove(rotated)
+        raise
+    # The old file has its new name for good before its old one is given to another.
+    sync_folder()
+    try:
+        return open_new()
+    except OSError as e:
+        try:
+            disk.rename(rotated, log)
+        except OSError:
+            raise NoLog(f"cannot begin a new log file: {e.strerror}") from e
+        raise
+
+
+def delete_old(disk: Disk, log: Path, keep: int, last: Callable[[bytes], int]) -> list[Path]:
+    """
+    Delete the files that a log was rotated into, but for the newest, if the ledger has them.
+
+    @param last: the last sequence of a client in the ledger.
+    @return: what was deleted.
+    @raise OSError: one could not be deleted.
+    """
+    deleted = []
+    for path in expendable(log, files_beside(log), keep):
+        record = _last_record(disk, path)
+        # Who knows a file's last record knows those before it.
+        if record is not None and last(record.client) >= record.sequence:
+            disk.remove(path)
+            deleted.append(path)
+    return deleted
+
+
+def _last_record(disk: Disk, path: Path) -> Record | None:
+    fd = disk.open(path)
+    try:
+        size = disk.size(fd)
+        if not size:
+            return None
+        return read_record(last_line(lambda count, at: disk.read(fd, count, at), size))
+    except RecordError:
+        return None
+    finally:
+        disk.close(fd)
