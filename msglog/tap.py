@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from attrs import Attribute, fields
+from attrs import Attribute, evolve, fields
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
@@ -20,8 +20,8 @@ from twisted.python import usage
 
 from . import __version__
 from ._errors import StartError, StoreFailed
+from ._factory import MessageLogFactory
 from ._limits import Limits
-from ._protocol import MessageLogFactory
 from ._service import MessageLogService
 from ._store import FileStore
 
@@ -180,12 +180,17 @@ class _Program(MessageLogService):
             soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             if soft < wanted:
+                most = max(soft - _OTHER_DESCRIPTORS, 1)
                 self._log.warn(
-                    "the system allows {soft} open files, too few for --max-connections {most}: "
-                    "raise its limit (ulimit -Hn, LimitNOFILE)",
+                    "the system allows {soft} open files, too few for --max-connections {asked}: "
+                    "no more than {most} connections are taken; raise its limit (ulimit -Hn, "
+                    "LimitNOFILE)",
                     soft=soft,
-                    most=self.factory.limits.max_connections,
+                    asked=self.factory.limits.max_connections,
+                    most=most,
                 )
+                # Or the log would be the one that has no descriptor left, at its next rotation.
+                self.factory.limits = evolve(self.factory.limits, max_connections=most)
 
 
 def _exit_failed() -> None:
@@ -209,4 +214,7 @@ def makeService(options: Options) -> MessageLogService:
     from twisted.internet import reactor
 
     sys.excepthook = _excepthook
+    # Until the reactor runs: a rotation that is told in the middle of a long recovery must not
+    # end it.  What it asks for is done then anyway.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return _Program(reactor, options)
