@@ -51,8 +51,9 @@ class Journal:
         Log a message.
 
         @param body: at most 16 MiB.
-        @return: fires when the message is durable; fails with L{NotLogged} if it is not, in which
-            case it will not be, and may be logged again.
+        @return: fires when the message is durable; fails with L{NotLogged} if it is not, and may
+            be logged again.  (Only after a failure of the disk, which ends the process, it may be
+            found in the log all the same.)
         """
         if len(body) > ABSURD_BODY_BYTES:
             return fail(
