@@ -44,8 +44,8 @@ from ._records import format_time, opening
 from ._recovery import Recovered, Recovery
 from ._rotating import NoLog, delete_old, move_aside
 from ._rotation_rule import RotationRule, rotated_name
-from ._torn import said_time
 from ._space import FreeSpace
+from ._torn import said_time
 
 __all__ = ["Appending", "Asking", "LogWriter"]
 
