@@ -105,7 +105,7 @@ class ConnectionCounts:
     """
 
     accepted: int = 0
-    refused: Counter[str] = Factory(lambda: _named("address", "full", "stopping"))
+    refused: Counter[str] = Factory(lambda: _named("address", "full", "stopping", "tls"))
     closed: Counter[str] = Factory(
         lambda: _named("frame", "handshake", "idle", "malformed", "stop", "unread")
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorTime, ITransport
+from twisted.internet.interfaces import IAddress, IReactorTime, ISSLTransport, ITransport
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -125,6 +125,8 @@ class MessageLogFactory(Factory):
 
     def tune(self, transport: Any) -> None:
         """Set a connection's TCP options, where it has any."""
+        if ISSLTransport.providedBy(transport):
+            transport = getattr(transport, "transport", transport)
         handle = getattr(transport, "getHandle", None)
         if not isinstance(transport, tcp.Connection) or handle is None:
             return

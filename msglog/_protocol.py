@@ -418,9 +418,21 @@ class MessageLogProtocol(Int32StringReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection; what is in the store stays there."""
+        if self._handshake_since is not None and self._state is _State.OPEN:
+            self._refused_by_tls(reason)
         self._state = _State.LOST
         self._stop_reader()
         self.factory.remove(self)
+
+    def _refused_by_tls(self, reason: Failure) -> None:
+        """The handshake failed: a certificate that will not do, or no TLS at all."""
+        factory = self.factory
+        factory.counts.refused["tls"] += 1
+        detail = getattr(reason.value, "args", None) or [""]
+        detail = detail[0]
+        if isinstance(detail, list):  # OpenSSL's: (library, function, reason) of each
+            detail = ", ".join(text for *_, text in detail)
+        factory.note("were refused by TLS", self, str(detail) or reason.getErrorMessage())
 
     def check(self, now: float) -> None:
         """Do what is due by time."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet import tcp
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ._errors import StartError
 from ._factory import MessageLogFactory
+from ._figures import Figures, read_figures
+from ._health import Health, judge
 from ._store import FileStore
 
 __all__ = ["MessageLogService"]
@@ -29,6 +34,8 @@ class MessageLogService(Service):
     @param store: the store.
     @param factory: the factory, over the same store.
     @param endpoints: where to listen, each with the words to name it by.
+    @param allow_plain: whether to listen without TLS beyond this machine's own addresses, where
+        everybody in between can read along, and whoever connects can write.
     """
 
     name = "msglog"
@@ -39,11 +46,24 @@ class MessageLogService(Service):
         store: FileStore,
         factory: MessageLogFactory,
         endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
+        *,
+        allow_plain: bool = False,
     ) -> None:
         self.store = store
         self.factory = factory
         self._endpoints = endpoints
+        self._allow_plain = allow_plain
         self._ports: list[IListeningPort] | None = None
+
+    def figures(self) -> Figures:
+        """What the server has counted of itself."""
+        return read_figures(self.store, self.factory)
+
+    def health(self) -> Health:
+        """Whether it is alive, and ready for messages."""
+        listening = bool(self.running and self._ports)
+        now = self.factory.seconds()
+        return judge(self.figures(), self.factory.limits, listening=listening, now=now)
 
     def privilegedStartService(self) -> None:
         """
@@ -82,16 +102,34 @@ class MessageLogService(Service):
             listening.addCallbacks(self._ports.append, failures.append)
             if failures:
                 error = failures[0].value
+                if isinstance(error, StartError):
+                    raise error
                 if isinstance(error, CannotListenError):
                     error = error.socketError
                 raise StartError(f"cannot listen on {name}: {error}")
         for port in self._ports:
+            if _is_plain(port) and not _is_local(port.getHost()):
+                self._see_plain(port)
             if isinstance(port, tcp.Port):
                 # Twisted has room for 50 connections that wait to be accepted.  Clients come back
                 # all at once after a restart, and one for which there is no room tries again
                 # a second later at best.  (The system has a limit of its own, 4096 by default.)
-                waiting = max(port.backlog, self.factory.limits.max_connections)
+                waiting = max(port.backlog or 0, self.factory.limits.max_connections)
                 port.socket.listen(waiting)
+
+    def _see_plain(self, port: IListeningPort) -> None:
+        host = port.getHost()
+        if not self._allow_plain:
+            raise StartError(
+                f"{host} is beyond this machine, and would be without TLS: anybody who can reach "
+                f"it could read along and write. Use TLS (--listen-tls), name an address of the "
+                f"machine's own (interface=127.0.0.1), or say --allow-plain"
+            )
+        self._log.warn(
+            "listening without TLS on {host}: whoever can reach it can write, and everybody in "
+            "between can read along",
+            host=str(host),
+        )
 
     def stopService(self) -> Deferred[None]:
         """
@@ -117,3 +155,16 @@ class MessageLogService(Service):
         unlistened.addErrback(lambda f: self._log.failure("a port did not close", f))
         stopped: Deferred[Any] = unlistened.addCallback(answer)
         return stopped.addCallback(close).addCallback(say)
+
+
+def _is_plain(port: Any) -> bool:
+    """Whether a port speaks no TLS."""
+    tls = sys.modules.get("twisted.protocols.tls")  # not imported: nobody speaks it
+    return tls is None or not isinstance(getattr(port, "factory", None), tls.TLSMemoryBIOFactory)
+
+
+def _is_local(host: IAddress) -> bool:
+    """Whether only this machine can connect to an address."""
+    if not isinstance(host, IPv4Address | IPv6Address):
+        return True
+    return ip_address(host.host.partition("%")[0]).is_loopback

@@ -10,20 +10,27 @@ import signal
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, evolve, fields
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python import usage
 
 from . import __version__
+from ._activation import endpoint_of
+from ._environment import EnvironmentOptions
 from ._errors import StartError, StoreFailed
 from ._factory import MessageLogFactory
 from ._limits import Limits
+from ._option_groups import GroupedOptions
+from ._rotation_rule import PERIODS, RotationRule
 from ._service import MessageLogService
 from ._store import FileStore
+
+if TYPE_CHECKING:
+    from ._tls import ServerTLS
 
 __all__ = ["Options", "makeService"]
 
@@ -41,8 +48,38 @@ def _option(name: str) -> str:
     return name.replace("_", "-")
 
 
-class Options(usage.Options):
+class Options(GroupedOptions, EnvironmentOptions):
     """What C{twistd msglog} can be told."""
+
+    repeatable = ("listen", "listen-tls")
+    groups = (
+        ("Where", ("listen", "log", "allow-plain")),
+        ("Encryption", ("listen-tls", "tls-certificate", "tls-key", "tls-client-ca")),
+        ("The log", ("sync", "rotate", "rotate-keep")),
+        ("Watching it", ("http", "help", "version")),
+        (
+            "Limits of messages and connections",
+            (
+                *("max-message-bytes", "window", "max-connections", "max-connections-per-address"),
+                *("max-unanswered-bytes", "max-unread-bytes"),
+            ),
+        ),
+        (
+            "Limits of waiting",
+            (
+                *("frame-seconds", "idle-seconds", "unread-seconds", "handshake-seconds"),
+                *("keepalive-seconds", "user-timeout-seconds", "stop-seconds", "stalled-seconds"),
+            ),
+        ),
+        (
+            "Limits of memory and disk",
+            (
+                *("max-undurable-bytes", "max-total-unread-bytes", "max-commit-bytes"),
+                *("ledger-memory", "checkpoint-bytes", "checkpoint-seconds", "min-free-bytes"),
+                *("max-http-connections", "max-watchers"),
+            ),
+        ),
+    )
 
     synopsis = "[options]"
     longdesc = (
@@ -59,6 +96,33 @@ class Options(usage.Options):
             "'always': acknowledge what is on disk. SECONDS: acknowledge what is written, and "
             "sync at least that often; a power cut may lose the messages of those seconds.",
         ],
+        [
+            "rotate",
+            None,
+            "never",
+            "When to go on in a new file: 'never', a size (500MiB, 1GiB), one of "
+            f"{', '.join(PERIODS)}, or a size and one of these with a comma between.",
+        ],
+        [
+            "rotate-keep",
+            None,
+            0,
+            "How many of the files that --rotate made to keep; older ones are deleted. 0: all.",
+        ],
+        ["tls-certificate", None, None, "PEM file: the server's certificate and its issuers."],
+        ["tls-key", None, None, "PEM file: the private key of that certificate."],
+        [
+            "tls-client-ca",
+            None,
+            None,
+            "PEM file: who issues certificates to clients. Only clients with one connect, and each "
+            "writes only the client ids that it names. Without it, TLS lets everybody in.",
+        ],
+    ]
+    optFlags = [  # noqa: RUF012 - the same
+        ["allow-plain", None, "Let --listen go beyond this machine, without TLS."],
+    ]
+    optParameters += [
         *(
             [
                 _option(field.name),
@@ -73,6 +137,7 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self["listen-tls"] = []
 
     def opt_listen(self, endpoint: str) -> None:
         """
@@ -80,6 +145,12 @@ class Options(usage.Options):
         [default: tcp:7514:interface=127.0.0.1]
         """
         self["listen"].append(endpoint)
+
+    def opt_listen_tls(self, endpoint: str) -> None:
+        """
+        Where to listen with TLS, a Twisted endpoint string (tcp:7514); may be repeated
+        """
+        self["listen-tls"].append(endpoint)
 
     def opt_version(self) -> None:
         """Print msglog's version and exit."""
@@ -92,13 +163,31 @@ class Options(usage.Options):
 
         self["limits"] = Limits(**{f.name: self._limit(f) for f in fields(Limits)})
         self["sync-seconds"] = _sync_seconds(self["sync"])
-        self["endpoints"] = []
-        for name in self["listen"] or [DEFAULT_LISTEN]:
-            try:
-                self["endpoints"].append((name, serverFromString(reactor, name)))
-            except Exception as e:
-                # Whatever an endpoint's own parser raises: that is the user's word, not a defect.
-                raise usage.UsageError(f"--listen {name}: not an endpoint: {e}") from None
+        self["rotation"] = _rotation(self["rotate"], self["rotate-keep"])
+        self["tls"] = self._tls() if self["listen-tls"] else None
+        plain = self["listen"] or ([] if self["tls"] else [DEFAULT_LISTEN])
+        self["endpoints"] = [_endpoint(reactor, "listen", name) for name in plain]
+        for name in self["listen-tls"]:
+            name, endpoint = _endpoint(reactor, "listen-tls", name)
+            self["endpoints"].append((name, self["tls"].endpoint(endpoint)))
+
+    def _tls(self) -> ServerTLS:
+        for option in ("tls-certificate", "tls-key"):
+            if self[option] is None:
+                raise usage.UsageError(f"--listen-tls needs --{option} FILE")
+        try:
+            from ._tls import ServerTLS
+        except ImportError:
+            raise usage.UsageError(
+                "--listen-tls needs more than the server: pip install 'msglog[tls]'"
+            ) from None
+        # twistd changes its folder when it becomes a daemon; the names are meant from here.
+        authority = self["tls-client-ca"]
+        return ServerTLS(
+            Path(self["tls-certificate"]).absolute(),
+            Path(self["tls-key"]).absolute(),
+            None if authority is None else Path(authority).absolute(),
+        )
 
     def _limit(self, field: Attribute[Any]) -> Any:
         """One limit's value, checked alone, so that an error can name its option."""
@@ -108,6 +197,14 @@ class Options(usage.Options):
         except ValueError as e:
             reason = str(e).partition(": ")[2]
             raise usage.UsageError(f"--{_option(field.name)} {text}: {reason}") from None
+
+
+def _endpoint(reactor: Any, option: str, name: str) -> tuple[str, IStreamServerEndpoint]:
+    try:
+        return name, endpoint_of(reactor, name)
+    except Exception as e:
+        # Whatever an endpoint's own parser raises: that is the user's word, not a defect.
+        raise usage.UsageError(f"--{option} {name}: not an endpoint: {e}") from None
 
 
 def _sync_seconds(text: str) -> float:
@@ -122,6 +219,21 @@ def _sync_seconds(text: str) -> float:
     return seconds
 
 
+def _rotation(rotate: str, keep: object) -> RotationRule:
+    try:
+        kept = int(str(keep))
+    except ValueError:
+        kept = -1
+    if kept < 0:
+        raise usage.UsageError(f"--rotate-keep {keep}: the number of files, or 0 for all")
+    if kept and rotate == "never":
+        raise usage.UsageError(f"--rotate-keep {keep}: nothing is rotated without --rotate")
+    try:
+        return RotationRule.parse(rotate, kept)
+    except ValueError as e:
+        raise usage.UsageError(f"--rotate {rotate}: {e}") from None
+
+
 class _Program(MessageLogService):
     """The service as a whole process: its signals, its descriptors and its exit status."""
 
@@ -131,8 +243,26 @@ class _Program(MessageLogService):
         limits = options["limits"]
         # twistd changes its folder when it becomes a daemon; the name is meant from here.
         path = Path(options["log"]).absolute()
-        store = FileStore(reactor, path, limits, options["sync-seconds"], self._failed)
-        super().__init__(store, MessageLogFactory(reactor, store, limits), options["endpoints"])
+        store = FileStore(
+            reactor,
+            path,
+            limits,
+            options["sync-seconds"],
+            self._failed,
+            rotation=options["rotation"],
+        )
+        self._tls: ServerTLS | None = options["tls"]
+        permits = None
+        if self._tls is not None and self._tls.asks_clients:
+            from ._tls import CertificatePermits
+
+            permits = CertificatePermits()
+        super().__init__(
+            store,
+            MessageLogFactory(reactor, store, limits, permits),
+            options["endpoints"],
+            allow_plain=bool(options["allow-plain"]),
+        )
         self._reactor = reactor
         self._sync = options["sync"]
 
@@ -160,7 +290,12 @@ class _Program(MessageLogService):
         self._reactor.callFromThread(self._stop)
 
     def _on_sighup(self, number: int, frame: object) -> None:
-        self._reactor.callFromThread(self.store.reopen)
+        self._reactor.callFromThread(self._hang_up)
+
+    def _hang_up(self) -> None:
+        self.store.reopen()
+        if self._tls is not None:
+            self._tls.reload()
 
     def _stop(self) -> None:
         try:

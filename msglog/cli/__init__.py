@@ -22,7 +22,7 @@ from .. import __version__
 __all__ = ["main"]
 
 # In the order in which a person meets them.
-_COMMANDS = ("ping", "send", "tail", "cat", "verify", "stats", "bench")
+_COMMANDS = ("ping", "send", "tail", "cat", "verify", "stats", "bench", "ca")
 
 
 class _Commands(click.Group):

@@ -1,0 +1,223 @@
+"""
+TLS for the server: its certificate, and which client ids a client's certificate may write.
+
+A certificate names the client ids that it may use as subject alternative names of the type URI:
+C{urn:uuid:} and the id (RFC 9562, section 4, and RFC 4122, section 3).  A relay, which writes for
+whoever is behind it, has C{urn:msglog:relay} instead, and may use any.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IOpenSSLServerConnectionCreator,
+    IStreamServerEndpoint,
+    ITransport,
+)
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    TLSVersion,
+    trustRootFromCertificates,
+)
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from ._errors import StartError
+
+__all__ = ["RELAY", "CertificatePermits", "ServerTLS", "allowed_ids"]
+
+RELAY = "urn:msglog:relay"
+_UUID = "urn:uuid:"
+
+# How long before its end a certificate is complained about: time enough to ask a person for one.
+EXPIRY_WARNING = timedelta(days=14)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerTLS:
+    """
+    What a server needs for TLS, read from files, and read again when it is told to.
+
+    TLS 1.3 only: everything that speaks this protocol is newer than that, and there is nothing to
+    choose wrongly.  No sessions are resumed, so that each connection shows its certificate.
+
+    @param certificate: PEM file: the server's certificate and what it was issued by.
+    @param key: PEM file of its private key.
+    @param client_ca: PEM file of the authorities whose clients are let in; L{None} to let in all.
+    @ivar expires: when the server's certificate does.
+    """
+
+    _log = Logger()
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._client_ca = client_ca
+        self._context: SSL.Context | None = None
+        self.expires: datetime | None = None
+
+    @property
+    def asks_clients(self) -> bool:
+        """Whether only clients with a certificate are let in."""
+        return self._client_ca is not None
+
+    def endpoint(self, endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
+        """
+        Another endpoint, with this TLS.
+
+        The files are read when it is listened on, while the process may still have the privileges
+        that reading a key needs.
+        """
+        wrapped: IStreamServerEndpoint = _TLSEndpoint(endpoint, self)
+        return wrapped
+
+    def load(self) -> None:
+        """
+        Read the files.  Connections that are made from now on get what they say.
+
+        @raise StartError: one cannot be read, or they do not fit each other.
+        """
+        chain = self._read_certificates(self._certificate)
+        key = self._read_key()
+        options = {}
+        if self._client_ca is not None:
+            authorities = self._read_certificates(self._client_ca)
+            options["trustRoot"] = trustRootFromCertificates(
+                [Certificate(crypto.X509.from_cryptography(ca)) for ca in authorities]
+            )
+        try:
+            context = CertificateOptions(
+                privateKey=key,
+                certificate=crypto.X509.from_cryptography(chain[0]),
+                extraCertChain=[crypto.X509.from_cryptography(ca) for ca in chain[1:]],
+                raiseMinimumTo=TLSVersion.TLSv1_3,
+                **options,
+            ).getContext()
+            context.check_privatekey()
+        except (SSL.Error, ValueError) as e:
+            raise StartError(
+                f"the key {self._key} does not fit the certificate {self._certificate}: {e}"
+            ) from None
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        self._context = context
+        self.expires = chain[0].not_valid_after_utc
+        self._say_expiry()
+
+    def _say_expiry(self) -> None:
+        assert self.expires is not None
+        left = self.expires - datetime.now(UTC)
+        if left < EXPIRY_WARNING:
+            self._log.warn(
+                "the certificate {path} {expires} on {day}: replace it, then send SIGHUP",
+                path=str(self._certificate),
+                expires="has expired" if left < timedelta() else "expires",
+                day=f"{self.expires:%Y-%m-%d}",
+            )
+
+    def reload(self) -> None:
+        """Read the files again; what was read before stays if they cannot be used."""
+        try:
+            self.load()
+        except StartError as e:
+            self._log.error("{reason}; the certificates are as they were", reason=str(e))
+        else:
+            self._log.info("certificates read again")
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as e:
+            raise StartError(f"cannot read {path}: {e.strerror}") from None
+
+    def _read_certificates(self, path: Path) -> list[x509.Certificate]:
+        try:
+            return x509.load_pem_x509_certificates(self._read(path))
+        except ValueError as e:
+            raise StartError(f"{path} has no certificates in PEM format: {e}") from None
+
+    def _read_key(self) -> crypto.PKey:
+        try:
+            return crypto.load_privatekey(crypto.FILETYPE_PEM, self._read(self._key), b"")
+        except (crypto.Error, ValueError, TypeError):
+            raise StartError(
+                f"{self._key} has no private key in PEM format, or an encrypted one: "
+                f"the server cannot ask for its password"
+            ) from None
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """See L{IOpenSSLServerConnectionCreator}."""
+        assert self._context is not None
+        return SSL.Connection(self._context, None)
+
+
+@implementer(IStreamServerEndpoint)
+class _TLSEndpoint:
+    """See L{ServerTLS.endpoint}."""
+
+    def __init__(self, endpoint: IStreamServerEndpoint, tls: ServerTLS) -> None:
+        self._endpoint = endpoint
+        self._tls = tls
+
+    def listen(self, factory: Any) -> Deferred[IListeningPort]:
+        """See L{IStreamServerEndpoint}; raises L{StartError} too."""
+        self._tls.load()
+        wrapped = TLSMemoryBIOFactory(self._tls, False, factory)
+        wrapped.noisy = False
+        listening: Deferred[IListeningPort] = self._endpoint.listen(wrapped)
+        return listening
+
+
+def allowed_ids(certificate: x509.Certificate) -> frozenset[bytes] | None:
+    """
+    The client ids that a certificate may write, 16 bytes each; L{None} if it may write any.
+
+    A name that is none of ours allows nothing.
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return frozenset()
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if RELAY in uris:
+        return None
+    allowed = set()
+    for uri in uris:
+        if uri.lower().startswith(_UUID):
+            try:
+                allowed.add(UUID(uri[len(_UUID) :]).bytes)
+            except ValueError:
+                continue
+    return frozenset(allowed)
+
+
+class CertificatePermits:
+    """
+    Whether a connection may write for a client id, by the certificate that it showed.
+
+    A connection without TLS may write for any: to listen without TLS is to trust who can connect.
+    """
+
+    def __init__(self) -> None:
+        self._allowed: WeakKeyDictionary[ITransport, frozenset[bytes] | None] = WeakKeyDictionary()
+
+    def __call__(self, client: bytes, transport: ITransport) -> bool:
+        if not isinstance(transport, TLSMemoryBIOProtocol):
+            return True
+        try:
+            allowed = self._allowed[transport]
+        except KeyError:
+            certificate = transport.getPeerCertificate()
+            assert certificate is not None, "a handshake without the certificate it must have"
+            allowed = self._allowed[transport] = allowed_ids(certificate.to_cryptography())
+        return allowed is None or client in allowed
