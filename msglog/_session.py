@@ -6,13 +6,16 @@ not acknowledged (I{in flight}, at most a window of them), the others I{wait}.  
 sequence of its own: it is the client's next after the last acknowledged one, so that when a
 message is refused for good, the next one takes its sequence, as the protocol wants it.  Every frame
 sent on a connection has one answer there, and in order; so the next answer is always about the
-first message in flight, and a stretch of acknowledgements is checked by comparing its bytes with
-the receipts expected.
+first message that was sent there, and a stretch of acknowledgements is checked by comparing its
+bytes with the receipts expected.
 
 After a NACK nothing is sent until the answers to what was sent behind it have come (they say
 OUT_OF_ORDER); then the session goes back to the first message in flight.  After a reconnect it asks
 (ENQUIRY), and sends everything in flight again: that gets each its receipt, and the server, which
-compares, takes nothing twice.
+compares, takes nothing twice.  What is too old for the server to compare is not sent again but
+taken I{on trust}: the TERMS, which say that it is durable, are its receipt as soon as the server
+has acknowledged the message behind it, for then it was this client who wrote there, and not another
+one under the same id.
 
 ============  ==========================================================================
 OFFLINE       no connection
@@ -141,6 +144,7 @@ class Session:
     @param window: how many messages may be in flight, if the server's window is not smaller.
     @param highest: the highest sequence that may have been sent under this id before.
 
+    @ivar window: how many messages may be in flight, by what is known of the server.
     @ivar state: see above.
     @ivar failure: why nothing can be sent any more.
     @ivar trouble: why there is no progress at the moment, for people; empty if there is.
@@ -155,14 +159,17 @@ class Session:
         self._first = first or 0
         self._highest = highest
         self._own_window = window
-        self._window = window
+        self.window = window
         self.max_body: int | None = None
         self.state = State.OFFLINE
         self.failure: SessionFailed | None = None
         self.trouble = ""
         self._waiting: deque[Message] = deque()
         self._in_flight: list[Message] = []
-        self._heads: list[bytes] = []  # of those in flight that were sent on this connection
+        self._trusted = 0  # how many at the front of those in flight are taken on trust
+        self._heads: list[bytes] = []  # of those behind them that were sent on this connection
+        self._durable = 0  # the last durable sequence, by the TERMS of this connection
+        self._oldest = 0  # the oldest sequence that the server can compare, by the same
         self._nack: Nack | None = None  # the refusal behind which answers are drained
         self._stale = 0  # answers still to come behind it
         self._corrupt = 0  # refusals for damage since the last progress
@@ -183,7 +190,7 @@ class Session:
     @property
     def room(self) -> int:
         """How many more messages could be sent at once, if they were there."""
-        return max(self._window - len(self), 0)
+        return max(self._trusted + self.window - len(self), 0)
 
     @property
     def online(self) -> bool:
@@ -196,13 +203,18 @@ class Session:
         return self.state is State.ASKING or bool(self._heads)
 
     @property
+    def _next(self) -> int:
+        """The sequence that the next answer is about."""
+        return self._first + self._trusted
+
+    @property
     def _listening(self) -> bool:
         return self.online or self.state is State.ASKING
 
     def abandon(self) -> list[Message]:
         """Take out everything that has no answer: the client is closed."""
         messages = self._in_flight + list(self._waiting)
-        self._in_flight, self._heads = [], []
+        self._in_flight, self._heads, self._trusted = [], [], 0
         self._waiting.clear()
         return messages
 
@@ -219,8 +231,7 @@ class Session:
         self.trouble = self.trouble or why
         self._rest = self._enquiry = b""
         self._heads = []
-        self._stale = 0
-        self._nack = None
+        self._trusted = 0
         if self.state is not State.FAILED:
             self.state = State.OFFLINE
 
@@ -262,38 +273,49 @@ class Session:
 
     def _send(self) -> bytes:
         """The frames of what may be in flight and was not sent on this connection yet."""
-        self._refuse_front()
-        for _ in range(min(self._window - len(self._in_flight), len(self._waiting))):
-            self._in_flight.append(self._waiting.popleft())
-        sent, longest = len(self._heads), self.max_body or 0
+        self._line_up()
+        at, longest = self._trusted + len(self._heads), self.max_body or 0
         bodies: list[bytes] = []
-        for message in self._in_flight[sent : self._window]:
+        for message in self._in_flight[at : self._trusted + self.window]:
             if len(message.body) > longest:
-                break  # refused when it is at the front, so that all are settled in order
+                break  # settled when it is at the front, so that all are settled in order
             bodies.append(message.body)
         if not bodies:
             return b""
-        first = self._first + sent
-        if first + len(bodies) > MAX_SEQUENCE:
+        first = self._first + at
+        last = first + len(bodies) - 1
+        if last > MAX_SEQUENCE:
             self._fail(f"client {self.client} has used all its sequences: take a new client id")
             return b""
         data, heads = encode_messages(self._id, first, bodies)
         self._heads += heads
+        self._highest = max(self._highest, last)
         return data
 
-    def _refuse_front(self) -> None:
-        """Take out what is at the front of the line and too long: the next takes its sequence."""
-        longest = self.max_body or 0
-        while not self._heads and (self._in_flight or self._waiting):
-            message = self._in_flight[0] if self._in_flight else self._waiting[0]
-            if len(message.body) <= longest:
-                break
-            self._pop_front()
-            reason = f"its {len(message.body)} bytes are over the server's maximum of {longest}"
-            self._events.append(Refused(message, NotLogged(reason, False)))
+    def _line_up(self) -> None:
+        """Bring into flight what may be, and settle at its front what cannot be sent."""
+        while True:
+            if not self._heads:
+                self._trusted = min(max(self._oldest - self._first, 0), len(self))
+            room = self._trusted + self.window - len(self._in_flight)
+            for _ in range(min(room, len(self._waiting))):
+                self._in_flight.append(self._waiting.popleft())
+            if self._heads or len(self._in_flight) == self._trusted:
+                return
+            size, longest = len(self._in_flight[self._trusted].body), self.max_body or 0
+            if size <= longest:
+                return
+            if self._first + self._trusted <= self._durable:
+                # The server took it when it took longer ones, and cannot be asked to compare it.
+                self._deliver_by_terms(self._trusted + 1)
+            else:
+                self._refuse(f"its {size} bytes are over the server's maximum of {longest}")
 
-    def _pop_front(self) -> Message:
-        return self._in_flight.pop(0) if self._in_flight else self._waiting.popleft()
+    def _refuse(self, reason: str) -> None:
+        """What is at the front of the line is not logged: the next message takes its sequence."""
+        self._events.append(Refused(self._in_flight.pop(0), NotLogged(reason, False)))
+        self._highest = self._first - 1
+        self.trouble = ""
 
     # --- answers ---------------------------------------------------------------------------
 
@@ -306,11 +328,25 @@ class Session:
         return count * FRAME_BYTES
 
     def _deliver(self, count: int) -> None:
-        messages = self._in_flight[:count]
-        checksums = [int.from_bytes(head[:4], "big") for head in self._heads[:count]]
-        self._events.append(Delivered(self._first, messages, checksums))
-        del self._in_flight[:count]
+        """So many of the messages sent have their receipts, and what was on trust has proof."""
+        if self._trusted:
+            self._deliver_by_terms(self._trusted)
+        heads = self._heads[:count]
         del self._heads[:count]
+        self._take_out(heads)
+
+    def _deliver_by_terms(self, count: int) -> None:
+        """So many messages at the front have the TERMS for a receipt."""
+        bodies = [message.body for message in self._in_flight[:count]]
+        _, heads = encode_messages(self._id, self._first, bodies)
+        self._trusted = 0
+        self._take_out(heads)
+
+    def _take_out(self, heads: list[bytes]) -> None:
+        count = len(heads)
+        checksums = [int.from_bytes(head[:4], "big") for head in heads]
+        self._events.append(Delivered(self._first, self._in_flight[:count], checksums))
+        del self._in_flight[:count]
         self._first += count
         self._corrupt = 0
         self.trouble = ""
@@ -332,7 +368,7 @@ class Session:
             else:
                 self._deliver(1)
         elif isinstance(answer, Nack):
-            named = answer.sequence in (0, self._first) or answer.code is NackCode.CORRUPT
+            named = answer.sequence in (0, self._next) or answer.code is NackCode.CORRUPT
             if not named:
                 self._leave(f"the server refused sequence {answer.sequence} out of turn")
                 return
@@ -355,10 +391,15 @@ class Session:
         self._nack = None
         self._heads = []
         self.state = _AFTER_NACK[nack.code]
-        if self.state is State.FAILED:
+        if nack.code is NackCode.OUT_OF_ORDER and not 0 < nack.expected < self._next:
+            self._leave(f"the server refused sequence {self._next} and expects {nack.expected}")
+        elif self.state is State.FAILED:
             self._fail(self._explain(nack))
         elif nack.code is NackCode.TOO_LONG:
-            self._events.append(Refused(self._pop_front(), NotLogged(nack.reason, False)))
+            if self._next <= self._durable:
+                self._leave(f"the server says that sequence {self._next} is logged and too long")
+            else:
+                self._refuse(nack.reason)
         elif nack.code is NackCode.CORRUPT:
             self._corrupt += 1
             if self._corrupt >= _MAX_CORRUPT:
@@ -366,7 +407,7 @@ class Session:
                 self._leave(f"{_MAX_CORRUPT} times in a row a message arrived damaged")
 
     def _explain(self, nack: Nack) -> str:
-        who = f"client {self.client}, sequence {self._first}"
+        who = f"client {self.client}, sequence {self._next}"
         said = f'the server said {nack.code.name}: "{nack.reason}"'
         if nack.code is NackCode.CONFLICT:
             return (
@@ -408,7 +449,7 @@ class Session:
         if terms.durable < self._first - 1:
             self._fail(self._lost(terms.durable))
             return
-        last = max(self._first + len(self) - 1, self._highest)
+        last = max(self._first - 1, self._highest)
         if terms.durable > last:
             self._fail(
                 f"client {self.client} has sent {last} messages at most, and the server has "
@@ -416,30 +457,12 @@ class Session:
             )
             return
         self.max_body = terms.max_body
-        self._window = max(min(self._own_window, terms.window), 1)
+        self.window = max(min(self._own_window, terms.window), 1)
+        self._durable = terms.durable
+        self._oldest = terms.durable - max(terms.window, 1) + 1
         self.state = State.SENDING
         if not len(self):
             self.trouble = ""
-        self._settle_by_terms(terms)
-
-    def _settle_by_terms(self, terms: Terms) -> None:
-        """
-        Take the TERMS as the receipt of durable messages that cannot be sent again for one: those
-        older than the server's window, and those longer than it takes by now.
-        """
-        # What an earlier life of this client had sent only waits in this one.
-        known = min(terms.durable - self._first + 1, len(self))
-        while len(self._in_flight) < known:
-            self._in_flight.append(self._waiting.popleft())
-        settled = max(terms.durable - self._first + 1 - terms.window, 0)
-        for index in range(min(settled, known), known):
-            if len(self._in_flight[index].body) > terms.max_body:
-                settled = index + 1
-        settled = min(settled, known)
-        if settled:
-            bodies = [message.body for message in self._in_flight[:settled]]
-            _, self._heads = encode_messages(self._id, self._first, bodies)
-            self._deliver(settled)
 
     # --- ends ------------------------------------------------------------------------------
 
