@@ -77,9 +77,12 @@ class LogFile:
         except OSError as e:
             raise LogUnreadable(f"cannot read {self.path} at byte {offset}: {e.strerror}") from e
 
-    def lines(self, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-        """Its lines, each with its offset, from that of a line on."""
-        return iter(Lines(self.read, offset))
+    def lines(self, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Its lines, each with its offset, from that of a line on, and up to that of another."""
+        for found in Lines(self.read, offset):
+            if end is not None and found[0] >= end:
+                return
+            yield found
 
     def first_line(self) -> bytes:
         """Its first line, newline included if it has one."""

@@ -102,7 +102,7 @@ def last_offset(
     size = file.size
     if size is None:
         offsets = deque(
-            (offset for offset, line in file.lines() if offset >= floor and wanted(line)),
+            (at for at, line in file.lines(floor) if line.endswith(b"\n") and wanted(line)),
             maxlen=count,
         )
         return (offsets[0] if len(offsets) == count else floor), len(offsets)

@@ -62,7 +62,7 @@ def moment_text(microseconds: int) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-class _Moment(click.ParamType):
+class _Moment(click.ParamType[int]):
     name = "TIME"
 
     def convert(

@@ -1,0 +1,95 @@
+"""C{msglog cat}: logs, readable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .._logfile import LogFile, LogUnreadable
+from .._seeking import offset_of_time
+from ._display import Display, display_options
+from ._logs import logs_argument, opened, rotated_option, with_predecessors
+from ._moments import MOMENT_HELP, moment_text
+from ._selection import Selection, selection_options
+
+__all__ = ["command"]
+
+_HELP = f"""
+Print logs readably: a line for each record, with its time, the end of its client's id, its
+sequence, and the message.
+
+FILE is a log, a rotated one, compressed or not (gzip, xz, bzip2), or - for the standard input;
+messages.jsonl if none is named. Several are printed one after the other.
+
+What is no printable character appears as an escape (\\n, \\x1b, \\u202e): no message can steer
+the terminal. A damaged line is remarked on with its offset and left out.
+
+--since finds its place in a plain file by bisection, at once in a log of any size.
+
+{MOMENT_HELP}
+
+\b
+Examples:
+  msglog cat /var/lib/msglog/messages.jsonl | less
+  msglog cat --since 10:00 --until 10:15
+  msglog cat --rotated --client 61728394a5b6 messages.jsonl
+  msglog cat --grep refused --json | jq -r .client | sort | uniq -c
+  msglog cat --raw --null messages.jsonl.1.gz | xargs -0 -n1 echo
+  zstdcat messages.jsonl.7.zst | msglog cat -
+
+\b
+Exit status:
+  0  everything was read
+  1  something is damaged or cannot be read; what could be was printed
+  2  the command line is wrong
+  130  Ctrl-C
+"""
+
+
+@click.command("cat", help=_HELP, short_help="Print logs readably.")
+@logs_argument
+@rotated_option
+@selection_options
+@display_options
+def command(
+    files: tuple[Path, ...],
+    rotated: bool,
+    clients: tuple[bytes, ...],
+    since: int | None,
+    until: int | None,
+    text: str,
+    as_json: bool,
+    raw: bool,
+    null: bool,
+    full_ids: bool,
+    colours: bool | None,
+) -> int:
+    selection = Selection(clients, since, until, text.encode())
+    display = Display(as_json, raw, null, full_ids, colours)
+    remarks = display.remarks
+    with opened(with_predecessors(files, rotated, remarks.say)) as logs:
+        for log in selection.files_within(logs):
+            try:
+                _print(log, selection, display)
+            except LogUnreadable as e:
+                remarks.unreadable(str(e))
+    display.flush()
+    remarks.summary()
+    if not display.count and (since is not None or until is not None):
+        since_text = f" from {moment_text(since)} on" if since is not None else ""
+        until_text = f" before {moment_text(until)}" if until is not None else ""
+        remarks.say(f"nothing found{since_text}{until_text}")
+    return 1 if remarks.damaged else 0
+
+
+def _print(log: LogFile, selection: Selection, display: Display) -> None:
+    offset, end = 0, None
+    if log.size is not None:
+        if selection.since is not None:
+            offset = offset_of_time(log, selection.since)
+        if selection.until is not None:
+            end = offset_of_time(log, selection.until)
+    lines = log.lines(offset, end)
+    for line, record in selection.shown(log.path, lines, display.remarks):
+        display.write(line, record)

@@ -1,0 +1,61 @@
+"""Which files the reading subcommands read: arguments, and what was rotated away before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .._logfile import STDIN, LogFile, LogUnreadable, open_log, predecessors
+from ._console import fail
+
+__all__ = ["DEFAULT_LOG", "logs_argument", "opened", "rotated_option", "with_predecessors"]
+
+# Where the server writes if it is not told otherwise.
+DEFAULT_LOG = Path("messages.jsonl")
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+def logs_argument(command: _Decorated) -> _Decorated:
+    """The argument that names logs, C{files}; the default log if there is none."""
+    return click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))(
+        command
+    )
+
+
+def rotated_option(command: _Decorated) -> _Decorated:
+    """The option C{rotated}."""
+    return click.option(
+        "-a",
+        "--rotated",
+        is_flag=True,
+        help="First the files that were rotated away from FILE and lie beside it, oldest first, "
+        "compressed or not.",
+    )(command)
+
+
+def with_predecessors(
+    files: Sequence[Path], rotated: bool, remark: Callable[[str], None]
+) -> list[Path]:
+    """The files to be read, in order, each once."""
+    found: dict[Path, None] = {}
+    for file in files or (DEFAULT_LOG,):
+        if rotated and file != STDIN:
+            found |= dict.fromkeys(predecessors(file, remark))
+        found[file] = None
+    return list(found)
+
+
+@contextmanager
+def opened(paths: Sequence[Path]) -> Iterator[list[LogFile]]:
+    """All files opened at once, so that a rotation meanwhile changes nothing."""
+    with ExitStack() as stack:
+        try:
+            files = [stack.enter_context(open_log(path)) for path in paths]
+        except LogUnreadable as e:
+            fail(str(e))
+        yield files
