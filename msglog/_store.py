@@ -24,6 +24,7 @@ from ._errors import StoreFailed
 from ._limits import Limits
 from ._records import format_fragments
 from ._recovery import Recovered
+from ._rotation_rule import RotationRule
 from ._worker import Done, IWorker, Work, WorkThread
 from ._writer import Appending, Asking, LogWriter
 from .interfaces import IStore
@@ -55,6 +56,7 @@ class FileStore(Service):
     @param on_failure: called once with the reason when the disk failed in a way after which
         nothing more can be promised.  Everything is refused from then on; end the process, so that
         its supervisor restarts it into recovery.
+    @param rotation: when to go on in a new file of its own accord; never if not given.
     @ivar recovered: what the last start found.
     @ivar recovery_seconds: how long that took.
     """
@@ -70,13 +72,16 @@ class FileStore(Service):
         sync: float = 0.0,
         on_failure: Callable[[StoreFailed], None] | None = None,
         *,
+        rotation: RotationRule | None = None,
         writer: LogWriter | None = None,
         worker: Callable[[Any], IWorker] = WorkThread.of,
     ) -> None:
         self._limits = limits or Limits()
         self._sync = sync
         self._reactor: IReactorTime = reactor
-        self._writer = writer or LogWriter(Path(path), self._limits, sync)
+        self._writer = writer or LogWriter(
+            Path(path), self._limits, sync, rotation=rotation
+        )
         self._make_worker = worker
         self._worker: IWorker | None = None
         self._on_failure = on_failure
@@ -88,7 +93,7 @@ class FileStore(Service):
         self._writing_answers: list[Callable[[Any], None]] = []
         self._busy = False
         self._scheduled = False
-        self._reopening = False
+        self._reopenings: list[Deferred[None]] = []
         self._stopped: Deferred[None] | None = None
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = self._reactor
@@ -144,9 +149,9 @@ class FileStore(Service):
         """Hand the writer what there is to do, if anything; it must be idle."""
         if self._worker is None:
             return
-        if self._reopening and self.failed is None:
-            self._reopening = False
-            self._hand_over(self._writer.reopen, self._reopened)
+        if self._reopenings and self.failed is None:
+            waiting, self._reopenings = self._reopenings, []
+            self._hand_over(self._writer.reopen, lambda result: self._reopened(result, waiting))
         elif self._waiting:
             taken = self._commit_length()
             entries, self._waiting = self._waiting[:taken], self._waiting[taken:]
@@ -229,7 +234,11 @@ class FileStore(Service):
         else:
             self._next()
 
-    _reopened = _done
+    def _reopened(self, result: Any, waiting: list[Deferred[None]]) -> None:
+        self._done(result)
+        if not isinstance(result, Failure):
+            for done in waiting:
+                done.callback(None)
 
     def _tick(self) -> None:
         if not self._busy and not self._scheduled and self._worker is not None:
@@ -246,16 +255,20 @@ class FileStore(Service):
         if result is True and not self._busy:
             self._tick()
 
-    def reopen(self) -> None:
+    def reopen(self) -> Deferred[None]:
         """
         Go on in the file that the log's name leads to, between two commits.
 
         For SIGHUP after the log was moved away.  A log that was moved is noticed without this
         too, before the next commit.
+
+        @return: fires when that is done; never, if the disk fails.
         """
-        self._reopening = True
+        done: Deferred[None] = Deferred()
+        self._reopenings.append(done)
         if not self._busy:
             self._next()
+        return done
 
     # --- what others may know --------------------------------------------------------------
 
@@ -263,11 +276,6 @@ class FileStore(Service):
     def writer(self) -> LogWriter:
         """The log's writer, to read single numbers of: it works in a thread of its own."""
         return self._writer
-
-    @property
-    def open(self) -> bool:
-        """Whether messages are taken: recovered, not failed, not stopped."""
-        return self._refusal() is None
 
     @property
     def busy_seconds(self) -> float:
