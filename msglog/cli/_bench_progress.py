@@ -73,7 +73,8 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._begun:
+            self._progress.stop()
 
     def show(self, acked: int) -> None:
         """Show that so many messages are acknowledged."""

@@ -86,16 +86,17 @@ def _place(percent: float) -> float:
 
 def _draw_latencies(axes: Axes, measured: Measurement) -> None:
     latencies = measured.latencies
-    places, values, seen = [0.0], [max(latencies.lowest, 1) / 1e6], 0
+    # At least a nanosecond: a logarithm has no place for nothing.
+    places, values, seen = [0.0], [max(1, latencies.lowest) / 1e6], 0
     for _low, high, count in latencies.buckets():
         # Up to the bucket before the last message: the slowest one is 100 %, and has no place.
         seen += count
         if seen < latencies.total:
             places.append(_place(100 * seen / latencies.total))
-            values.append(min(high, latencies.highest) / 1e6)
+            values.append(max(1, min(high, latencies.highest)) / 1e6)
     last = _place(100 * (1 - 1 / latencies.total)) if latencies.total > 1 else 1.0
     places.append(max(last, places[-1]))
-    values.append(latencies.highest / 1e6)
+    values.append(max(1, latencies.highest) / 1e6)
     axes.step(places, values, where="pre", color=_LATENCY, linewidth=1.8)
     axes.set_yscale("log")
     axes.set_ylim(min(values) / 1.5, max(values) * 2)
