@@ -17,6 +17,8 @@ from ._store import FileStore
 
 __all__ = ["Figures", "read_figures"]
 
+_ANY = sum(HOLDS.values())
+
 
 @frozen(slots=True, kw_only=True)
 class Figures:
@@ -69,9 +71,9 @@ def read_figures(store: FileStore, factory: MessageLogFactory) -> Figures:
     commits, ledger, space = writer.counts, writer.ledger, writer.space
     paused = dict.fromkeys(HOLDS, 0)
     for connection in factory.connections:
-        for name, reason in HOLDS.items():
-            if connection.held(reason):
-                paused[name] += 1
+        if connection.held(_ANY):
+            for name, reason in HOLDS.items():
+                paused[name] += connection.held(reason)
     return Figures(
         acked=counts.acked,
         nacked={code.name: count for code, count in counts.nacked.items()},
