@@ -97,6 +97,7 @@ class Outbox:
         @param mark: what the spool should remember together with it.
         @raise NotLogged: it is not taken: the client is closed or has failed, the message is
             longer than the server takes, or there is no room (L{QueueFull}).
+        @raise TypeError: it is not bytes.
         """
         self._check(body)
         if self.session.failure is not None:
@@ -110,6 +111,9 @@ class Outbox:
         self._handed_over += 1
 
     def _check(self, body: bytes) -> None:
+        if not isinstance(body, bytes):
+            # Said here, where the caller is; text would come to grief in the connection's thread.
+            raise TypeError(f"a message is bytes, not {type(body).__name__}")
         if self._closed:
             raise NotLogged("the client is closed", False)
         longest = self.session.max_body
