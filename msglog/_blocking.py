@@ -15,6 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from copy import copy
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -234,7 +235,7 @@ class BlockingClient:
         with self._lock:
             self._wait_locked(lambda: session.online or session.failure is not None, timeout)
             if session.failure is not None:
-                raise session.failure
+                raise copy(session.failure)
             if not session.online:
                 servers = ", ".join(f"{host}:{port}" for host, port in self._link.servers)
                 why = session.trouble or "no answer"

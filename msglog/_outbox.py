@@ -12,6 +12,7 @@ shells do its steps in a thread too.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 from uuid import UUID
 
@@ -50,6 +51,14 @@ class Outcomes:
         if waiter is not None:
             self.waiters.append(waiter)
             self.results.append(result)
+
+    def tell_error(self, waiter: Any, error: NotLogged | SpoolError) -> None:
+        """
+        The same of an error that several are told: each has its own, for to raise an exception
+        adds to its traceback, which keeps alive what it was raised through.
+        """
+        if waiter is not None:
+            self.tell(waiter, copy(error))
 
 
 class Outbox:
@@ -101,7 +110,7 @@ class Outbox:
         """
         self._check(body)
         if self.session.failure is not None:
-            raise self.session.failure
+            raise copy(self.session.failure)
         self._hold(len(body))
         self.session.submit((Message(body, waiter),))
 
@@ -178,7 +187,7 @@ class Outbox:
     def _give_up(self, error: NotLogged, outcomes: Outcomes) -> None:
         """Tell everybody who waits that there will be no receipt."""
         for message in self.session.abandon():
-            outcomes.tell(message.waiter, error)
+            outcomes.tell_error(message.waiter, error)
         self._messages = self._bytes = 0
         self._settled = self._handed_over
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 from uuid import UUID
 
@@ -86,7 +87,7 @@ class SpooledOutbox(Outbox):
         """
         self._check(body)
         if self.session.failure is not None and waiter is not None:
-            raise self.session.failure
+            raise copy(self.session.failure)
         self._hold(len(body))
         self._adding.append(_Entry(body, waiter, spooled, mark))
         self._adding_size += len(body)
@@ -121,7 +122,7 @@ class SpooledOutbox(Outbox):
         waiting += self._waiting.values()
         self._waiting.clear()
         for waiter in waiting:
-            outcomes.tell(waiter, error)
+            outcomes.tell_error(waiter, error)
         self._forget(len(waiting))
         self._settled = self._handed_over
 
@@ -183,7 +184,7 @@ class SpooledOutbox(Outbox):
                 self._forget(1)
             elif self.session.failure is not None:
                 self._forget(1)
-                outcomes.tell(entry.waiter, self.session.failure)
+                outcomes.tell_error(entry.waiter, self.session.failure)
             else:
                 self._waiting[place] = entry.waiter
             outcomes.tell(entry.spooled, None)
@@ -192,7 +193,7 @@ class SpooledOutbox(Outbox):
         for entry in entries:
             self._bytes -= 2 * len(entry.body)
             outcomes.tell(entry.waiter, NotLogged(error.reason, True))
-            outcomes.tell(entry.spooled, error)
+            outcomes.tell_error(entry.spooled, error)
         self._forget(len(entries))
         self._handed_over -= len(entries)
 

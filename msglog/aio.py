@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -105,7 +106,7 @@ class AsyncClient:
             why = session.trouble or "no answer"
             raise NotConnected(f"no server at {servers} within {timeout:g} s: {why}") from None
         if session.failure is not None:
-            raise session.failure
+            raise copy(session.failure)
 
     # --- sending ---------------------------------------------------------------------------
 
