@@ -274,6 +274,8 @@ class MessageLogClient(Service):
                 waiter.errback(result)
             else:
                 waiter.callback(result)
+        for error in outcomes.unheard:
+            self._log.error("a message is not logged: {reason}", reason=str(error))
         outbox = self._outbox
         while outbox is not None and self._room_waiters and outbox.has_room():
             self._room_waiters.popleft().callback(None)

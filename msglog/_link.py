@@ -36,6 +36,8 @@ _log = logging.getLogger("msglog.client")
 
 def tell(outcomes: Outcomes) -> None:
     """Tell futures what they wait for, but those that were cancelled."""
+    for error in outcomes.unheard:
+        _log.error("a message is not logged: %s", error)
     for waiter, result in zip(outcomes.waiters, outcomes.results, strict=True):
         try:
             if isinstance(result, Exception):

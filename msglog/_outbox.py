@@ -41,10 +41,13 @@ class Outcomes:
     Who is to be told what, each at the same place of two lists (a pair of each would be one more
     thing for the garbage collector to look through).  The shell tells them when its state is in
     order and no lock is held.
+
+    @ivar unheard: refusals of messages that nobody waits for; the shell has them in its log.
     """
 
     waiters: list[Any] = Factory(list)
     results: list[Result] = Factory(list)
+    unheard: list[NotLogged] = Factory(list)
 
     def tell(self, waiter: Any, result: Result) -> None:
         """Have somebody told, if there is anybody."""
@@ -165,6 +168,8 @@ class Outbox:
                 self._deliver(event, outcomes)
                 self._release(event.messages, len(event.messages))
             else:
+                if event.message.waiter is None:
+                    outcomes.unheard.append(event.error)
                 outcomes.tell(event.message.waiter, event.error)
                 self._release([event.message], 0)
         if self.session.failure is not None:
