@@ -347,8 +347,10 @@ class MessageLogClient(Service):
         return self._backoff.failed()
 
     def _check(self) -> None:
-        """See whether an answer is overdue."""
+        """See whether an answer is overdue, and whether the spool can be used again."""
         assert self._outbox is not None
+        if self._outbox.try_again():
+            self._soon()
         session, limits = self._outbox.session, self._limits
         asking = session.state is State.ASKING
         seconds = limits.connect_seconds if asking else limits.answer_seconds

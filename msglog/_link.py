@@ -258,10 +258,14 @@ class Link:
         self.proceed()
 
     async def _watch(self) -> None:
-        """See whether an answer is overdue, now and then."""
+        """See whether an answer is overdue, and whether the spool can be used again."""
         limits, session = self._limits, self.session
         while True:
             await asyncio.sleep(min(limits.connect_seconds, limits.answer_seconds) / 4)
+            with self._lock:
+                again = self.outbox.try_again()
+            if again:
+                self.proceed()
             asking = session.state is State.ASKING
             seconds = limits.connect_seconds if asking else limits.answer_seconds
             waited = monotonic() - self._since

@@ -110,6 +110,7 @@ class Outbox:
         @raise NotLogged: it is not taken: the client is closed or has failed, the message is
             longer than the server takes, or there is no room (L{QueueFull}).
         @raise TypeError: it is not bytes.
+        @raise ValueError: the mark is a number that the spool cannot hold.
         """
         self._check(body)
         if self.session.failure is not None:
@@ -217,6 +218,10 @@ class Outbox:
     def step(self) -> Step | None:
         """The spool's next step, if there is anything to do and none is under way."""
         return None
+
+    def try_again(self) -> bool:
+        """Have a step done again after one that failed; whether there is a reason to."""
+        return False
 
     def stepped(self, step: Step) -> Outcomes:
         """Take a step that was done; who is to be told."""

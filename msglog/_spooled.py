@@ -86,6 +86,8 @@ class SpooledOutbox(Outbox):
         client id.
         """
         self._check(body)
+        if mark is not None and mark[1] is not None and not -(2**63) <= mark[1] < 2**63:
+            raise ValueError(f"the mark {mark[0]} is not a number of 64 bits: {mark[1]}")
         if self.session.failure is not None and waiter is not None:
             raise copy(self.session.failure)
         self._hold(len(body))
@@ -155,7 +157,12 @@ class SpooledOutbox(Outbox):
             return 0
         room = self.session.room
         # To read every few would cost a step for every few.
-        return room if self._adding or room >= self._limits.window // 4 else 0
+        return room if self._adding or room >= self.session.window // 4 else 0
+
+    def try_again(self) -> bool:
+        """See L{Outbox.try_again}."""
+        stuck, self._stuck = self._stuck, False
+        return stuck
 
     def stepped(self, step: Step) -> Outcomes:
         """See L{Outbox.stepped}."""
