@@ -318,6 +318,7 @@ class MessageLogClient(Service):
         """A connection is made."""
         assert self._outbox is not None
         self._connection = connection
+        self._since = self._reactor.seconds()
         self._outbox.session.connected()
         self._proceed()
 

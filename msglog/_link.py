@@ -166,6 +166,7 @@ class Link:
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._since = monotonic()
         with self._lock:
             self.session.connected()
         self.proceed()
