@@ -133,18 +133,23 @@ class BlockingClient:
         """
         results = _Results()
         pending = 0
+        refused: NotLogged | None = None
         for body in bodies:
-            while not self._outbox.has_room(len(body)):
-                self._wait(lambda: bool(results), None)
-                while results:
-                    pending -= 1
-                    yield results.take()
-            self._put(body, results, None)
+            while results:
+                pending -= 1
+                yield results.take()
+            try:
+                self._put(body, results, None)
+            except NotLogged as e:
+                refused = e  # but those before it are on their way
+                break
             pending += 1
         while pending:
             self._wait(lambda: bool(results), None)
             pending -= 1
             yield results.take()
+        if refused is not None:
+            raise refused
 
     def submit(
         self, body: bytes, block: bool = True, timeout: float | None = None
@@ -205,7 +210,10 @@ class BlockingClient:
                 self._outbox.put(body, receipt, spooled, mark)
             wake, self._woken = not self._woken, True
         if wake:
-            self._loop.call_soon_threadsafe(self._go_on)
+            try:
+                self._loop.call_soon_threadsafe(self._go_on)
+            except RuntimeError:
+                pass  # another thread has closed the client, which told whoever waits
 
     def _no_longer_full(self, size: int) -> bool:
         """Whether waiting for room is over, because there is some or never will be."""
