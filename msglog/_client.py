@@ -132,7 +132,7 @@ class MessageLogClient(Service):
         self._was_in_trouble = False
         self._watch = LoopingCall(self._check)
         self._watch.clock = reactor
-        self._room_waiters: deque[Deferred[None]] = deque()
+        self._room_waiters: deque[tuple[int, Deferred[None]]] = deque()
         self._flush_waiters: deque[tuple[int, Deferred[None]]] = deque()
 
     # --- sending ---------------------------------------------------------------------------
@@ -185,17 +185,18 @@ class MessageLogClient(Service):
         """Whether one more message can be held."""
         return self._outbox is not None and self._outbox.has_room()
 
-    def ready(self) -> Deferred[None]:
+    def ready(self, size: int = 0) -> Deferred[None]:
         """
         Wait until one more message can be held.
 
+        @param size: the message's.
         @return: fires then, in the order of asking; fails with L{NotLogged} if the client is
             stopped.
         """
-        if self.has_room and not self._room_waiters:
+        if not self._room_waiters and self._outbox is not None and self._outbox.has_room(size):
             return succeed(None)
         waiter: Deferred[None] = Deferred()
-        self._room_waiters.append(waiter)
+        self._room_waiters.append((size, waiter))
         return waiter
 
     def flush(self) -> Deferred[None]:
@@ -277,8 +278,10 @@ class MessageLogClient(Service):
         for error in outcomes.unheard:
             self._log.error("a message is not logged: {reason}", reason=str(error))
         outbox = self._outbox
-        while outbox is not None and self._room_waiters and outbox.has_room():
-            self._room_waiters.popleft().callback(None)
+        while (
+            outbox is not None and self._room_waiters and outbox.has_room(self._room_waiters[0][0])
+        ):
+            self._room_waiters.popleft()[1].callback(None)
         while self._flush_waiters and (
             outbox is None or outbox.settled_up_to(self._flush_waiters[0][0])
         ):
@@ -286,7 +289,8 @@ class MessageLogClient(Service):
 
     def _react(self) -> None:
         """Do what the session's state asks for."""
-        assert self._outbox is not None
+        if self._outbox is None:
+            return  # whoever was just told has stopped the client
         session = self._outbox.session
         if session.state is State.LEAVING or session.state is State.FAILED:
             if self._connection is not None:
@@ -462,7 +466,7 @@ class MessageLogClient(Service):
             self._worker = None
         self._tell(outbox.close())
         waiters, self._room_waiters = self._room_waiters, deque()
-        for waiter in waiters:
+        for _, waiter in waiters:
             waiter.errback(NotLogged("the client is stopped", False))
         closed.callback(None)
 
