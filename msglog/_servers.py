@@ -41,6 +41,10 @@ def _parse(text: str) -> Address:
     else:
         host, _, port = text.partition(":")
         good = True
+    try:
+        host.encode("idna")
+    except UnicodeError:  # a label is empty or too long
+        good = False
     if not (good and host and (not port or (port.isdecimal() and 0 < int(port) < 65536))):
         raise ValueError(f"not a server: {text!r}; name it as HOST:PORT, or [IPV6]:PORT")
     return host, int(port) if port else DEFAULT_PORT
