@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._batch import Batch, NackCode, Receipt, Refusal, Verdict
     from ._blocking import BlockingClient, connect
     from ._client import MessageLogClient
+    from ._client_tls import TLS
     from ._errors import (
         LedgerDamaged,
         LogDamaged,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         SpoolError,
         StartError,
         StoreFailed,
+        TLSError,
         Unanswered,
     )
     from ._factory import MessageLogFactory
@@ -70,6 +72,8 @@ __all__ = [
     "SpoolError",
     "StartError",
     "StoreFailed",
+    "TLS",
+    "TLSError",
     "Unanswered",
     "Verdict",
     "__version__",
@@ -81,6 +85,7 @@ _HOMES = {
     "_batch": ("Batch", "NackCode", "Receipt", "Refusal", "Verdict"),
     "_blocking": ("BlockingClient", "connect"),
     "_client": ("MessageLogClient",),
+    "_client_tls": ("TLS",),
     "_errors": (
         "LedgerDamaged",
         "LogDamaged",
@@ -94,6 +99,7 @@ _HOMES = {
         "SpoolError",
         "StartError",
         "StoreFailed",
+        "TLSError",
         "Unanswered",
     ),
     "_journal": ("Journal",),

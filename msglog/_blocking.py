@@ -22,6 +22,7 @@ from types import TracebackType
 from uuid import UUID
 
 from ._batch import Receipt
+from ._client_tls import TLS
 from ._errors import NotConnected, NotLogged, QueueFull
 from ._limits import ClientLimits
 from ._link import Link, tell
@@ -34,6 +35,7 @@ def connect(
     *,
     client: UUID | None = None,
     spool: Path | str | None = None,
+    tls: TLS | None = None,
     limits: ClientLimits | None = None,
     timeout: float | None = 10.0,
 ) -> BlockingClient:
@@ -48,15 +50,17 @@ def connect(
         its next sequence, and nobody else may write under it at the same time.
     @param spool: a file through which messages go, so that a kill of this process loses none.  It
         has its own client id.
+    @param tls: how to speak TLS; without it, none is spoken.
     @param limits: see L{ClientLimits}.
     @param timeout: how many seconds to wait for a server; L{None} not to wait.  With a spool there
         is no need to, and nobody waits.
     @raise NotConnected: no server has answered in time.
     @raise SessionFailed: one has, but nothing can be sent under this client id.
     @raise SpoolError: the spool cannot be used.
+    @raise TLSError: the TLS settings cannot be used.
     @raise ValueError: an address is none.
     """
-    made = BlockingClient(servers, client=client, spool=spool, limits=limits)
+    made = BlockingClient(servers, client=client, spool=spool, tls=tls, limits=limits)
     if timeout is not None and spool is None:
         try:
             made.wait_connected(timeout)
@@ -92,6 +96,7 @@ class BlockingClient:
         *,
         client: UUID | None = None,
         spool: Path | str | None = None,
+        tls: TLS | None = None,
         limits: ClientLimits | None = None,
     ) -> None:
         self._limits = limits or ClientLimits()
@@ -99,7 +104,7 @@ class BlockingClient:
         # Something happened that a caller may wait for: room, receipts, a connection.
         self._happened = threading.Condition(self._lock)
         self._waiting = 0  # callers who wait for that
-        self._link = Link(servers, client, spool, self._limits, self._told, self._lock)
+        self._link = Link(servers, client, spool, self._limits, tls, self._told, self._lock)
         self._outbox = self._link.outbox
         self._woken = False  # whether the thread will look at the outbox anyway
         self._closing = False

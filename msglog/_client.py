@@ -27,6 +27,7 @@ from uuid_utils.compat import uuid7
 from zope.interface import implementer
 
 from ._batch import Receipt
+from ._client_tls import TLS
 from ._errors import NotLogged, SpoolError
 from ._limits import ClientLimits
 from ._outbox import Outbox, Outcomes
@@ -96,6 +97,7 @@ class MessageLogClient(Service):
         its next sequence, and nobody else may write under it at the same time.
     @param spool: a file through which messages go, so that a kill of this process loses none.  It
         has its own client id.
+    @param tls: how to speak TLS with those servers that are named and are no endpoints.
     @param limits: see L{ClientLimits}.
     @ivar trouble: why there is no progress at the moment, for people; empty if there is.
     """
@@ -110,12 +112,13 @@ class MessageLogClient(Service):
         *,
         client: UUID | None = None,
         spool: Path | str | None = None,
+        tls: TLS | None = None,
         limits: ClientLimits | None = None,
         worker: Callable[[Any], IWorker] = WorkThread.of,
     ) -> None:
         self._reactor = reactor
         self._limits = limits or ClientLimits()
-        self._endpoints = _endpoints(reactor, servers, self._limits)
+        self._endpoints = _endpoints(reactor, servers, self._limits, tls)
         self._client = client
         self._spool_path = spool
         self._make_worker = worker
@@ -472,15 +475,18 @@ class MessageLogClient(Service):
 
 
 def _endpoints(
-    reactor: Any, servers: str | Iterable[str | IStreamClientEndpoint], limits: ClientLimits
+    reactor: Any,
+    servers: str | Iterable[str | IStreamClientEndpoint],
+    limits: ClientLimits,
+    tls: TLS | None,
 ) -> list[IStreamClientEndpoint]:
     endpoints: list[IStreamClientEndpoint] = []
     for server in [servers] if isinstance(servers, str) else servers:
         if isinstance(server, str):
-            endpoints += [
-                HostnameEndpoint(reactor, host, port, timeout=limits.connect_seconds)
-                for host, port in parse_servers(server)
-            ]
+            for host, port in parse_servers(server):
+                seconds = limits.connect_seconds
+                plain = HostnameEndpoint(reactor, host, port, timeout=seconds)
+                endpoints.append(plain if tls is None else tls.endpoint(plain, host))
         else:
             endpoints.append(server)
     if not endpoints:

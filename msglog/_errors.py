@@ -17,6 +17,7 @@ __all__ = [
     "SpoolError",
     "StartError",
     "StoreFailed",
+    "TLSError",
     "Unanswered",
 ]
 
@@ -114,6 +115,16 @@ class SessionFailed(NotLogged):
 @define(eq=False)
 class NotConnected(MsglogError):
     """No server could be reached in time.  C{reason} says which were tried and what happened."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@define(eq=False)
+class TLSError(MsglogError):
+    """A client's TLS settings cannot be used.  C{reason} says which file, and why."""
 
     reason: str
 

@@ -20,7 +20,8 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from ._errors import SpoolError
+from ._client_tls import TLS
+from ._errors import SpoolError, TLSError
 from ._limits import ClientLimits
 from ._outbox import Outbox, Outcomes
 from ._servers import Backoff, parse_servers
@@ -65,9 +66,11 @@ class Link:
     @param servers: see L{parse_servers}.
     @param client: the client id, a new one if not given; a spool has its own.
     @param spool: the file of the spool, if there is to be one.
+    @param tls: how to speak TLS, if at all.
     @param told: called after anything happened that somebody may wait for, in the loop's thread.
     @param lock: held whenever the outbox is used, if other threads use it too.
     @raise SpoolError: the spool cannot be used.
+    @raise TLSError: the TLS settings cannot be used.
     @raise ValueError: a server's address is none.
     """
 
@@ -77,10 +80,14 @@ class Link:
         client: UUID | None,
         spool: Path | str | None,
         limits: ClientLimits,
+        tls: TLS | None,
         told: Callable[[], None],
         lock: AbstractContextManager[Any] | None = None,
     ) -> None:
         self.servers = parse_servers(servers)
+        self._tls = tls
+        if tls is not None:
+            tls.context()  # what is wrong with it is said now
         self._next_servers = deque(self.servers)
         self._limits = limits
         self.spool: Spool | None = None
@@ -146,17 +153,26 @@ class Link:
         host, port = self._next_servers[0]
         self._next_servers.rotate(-1)
         self._lost.clear()
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._limits.connect_seconds):
-                await loop.create_connection(lambda: _Connection(self), host, port)
+                await self._connect(host, port)
         except TimeoutError:
             seconds = self._limits.connect_seconds
             self._trouble(f"no connection to {host}:{port} within {seconds:g} s")
+        except TLSError as e:
+            self._trouble(str(e))
         except (OSError, RuntimeError) as e:  # RuntimeError: no names are found while Python ends
             self._trouble(f"no connection to {host}:{port}: {e}")
         else:
             await self._lost.wait()
+
+    async def _connect(self, host: str, port: int) -> None:
+        tls, name = None, None
+        if self._tls is not None:
+            tls, name = self._tls.context(), self._tls.server_name or host
+        await asyncio.get_running_loop().create_connection(
+            lambda: _Connection(self), host, port, ssl=tls, server_hostname=name
+        )
 
     # --- the connection --------------------------------------------------------------------
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from random import uniform
 
-from twisted.application.internet import backoffPolicy
-
 from ._limits import ClientLimits
 
 __all__ = ["DEFAULT_PORT", "Backoff", "parse_servers"]
@@ -61,6 +59,9 @@ class Backoff:
     def __init__(
         self, limits: ClientLimits, jitter: Callable[[], float] = lambda: uniform(0.5, 1.0)
     ) -> None:
+        # Not above: who only wants to know where a server is should not wait for Twisted.
+        from twisted.application.internet import backoffPolicy
+
         self._policy = backoffPolicy(
             limits.first_backoff_seconds, limits.max_backoff_seconds, 2.0, lambda: 0.0
         )

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from ._batch import Receipt
+from ._client_tls import TLS
 from ._errors import NotConnected, NotLogged
 from ._limits import ClientLimits
 from ._link import Link
@@ -55,6 +56,7 @@ def connect(
     *,
     client: UUID | None = None,
     spool: Path | str | None = None,
+    tls: TLS | None = None,
     limits: ClientLimits | None = None,
     timeout: float | None = 10.0,
 ) -> _Connecting:
@@ -65,7 +67,7 @@ def connect(
     awaited.
     """
     limits = limits or ClientLimits()
-    return _Connecting(AsyncClient(servers, client, spool, limits), timeout)
+    return _Connecting(AsyncClient(servers, client, spool, tls, limits), timeout)
 
 
 class AsyncClient:
@@ -76,10 +78,11 @@ class AsyncClient:
         servers: str | Iterable[str],
         client: UUID | None,
         spool: Path | str | None,
+        tls: TLS | None,
         limits: ClientLimits,
     ) -> None:
         self._limits = limits
-        self._make_link = lambda: Link(servers, client, spool, limits, self._told)
+        self._make_link = lambda: Link(servers, client, spool, limits, tls, self._told)
         self._link: Link
         self._running: asyncio.Task[None]
         # Who waits for what: fired when it is so.

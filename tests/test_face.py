@@ -16,7 +16,7 @@ PUBLIC = """
     Batch BlockingClient ClientLimits FileStore IStore Journal LedgerDamaged Limits LogDamaged
     LogLocked MessageLogClient MessageLogFactory MessageLogService MsglogError NackCode
     NotConnected NotLogged QueueFull Receipt Record RecordError Refusal SessionFailed SpoolError
-    StartError StoreFailed Unanswered Verdict __version__ connect parse_line
+    StartError StoreFailed TLS TLSError Unanswered Verdict __version__ connect parse_line
 """
 
 
