@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ._logfile import LogFile, open_log, predecessors
-from ._seeking import TIME_BYTES, last_offset, line_time, offset_of_time
+from ._seeking import TIME_BYTES, last_offset, offset_of_time
+from ._torn import said_time
 
 __all__ = ["Follower"]
 
@@ -47,9 +48,9 @@ class Follower:
         """
         self._file, self._offset, self._size = file, offset, -1
         if offset:
-            at, found = last_offset(file, 1, lambda line: line_time(line) is not None)
+            at, found = last_offset(file, 1, lambda line: said_time(line) is not None)
             if found:
-                self._time = line_time(file.read(TIME_BYTES, at)) or 0
+                self._time = said_time(file.read(TIME_BYTES, at)) or 0
 
     def close(self) -> None:
         """Follow no more."""
@@ -124,7 +125,7 @@ class Follower:
             if not line.endswith(b"\n"):
                 return
             self._offset = offset + len(line)
-            time = line_time(line)
+            time = said_time(line)
             if time is not None:
                 self._time = time
             yield file.path, offset, line
@@ -145,5 +146,5 @@ class Follower:
                     continue
                 for offset, line in file.lines():
                     if line.endswith(b"\n"):
-                        self._time = line_time(line) or self._time
+                        self._time = said_time(line) or self._time
                         yield path, offset, line

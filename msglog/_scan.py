@@ -30,7 +30,7 @@ from google_crc32c import value as crc32c
 from ._batch import MAX_SEQUENCE
 from ._errors import RecordError
 from ._frames import MESSAGE
-from ._records import MAX_LINE_BYTES, client_text, format_time, parse_line, parse_time
+from ._records import MAX_LINE_BYTES, client_text, format_time, opening, parse_line, parse_time
 
 __all__ = [
     "MAX_FAULTS",
@@ -57,6 +57,7 @@ _SECOND = 1_000_000
 # How a line is made, {"time":"…","client":"…","seq":…,"crc":"…","message":…}, in offsets.
 _TIME = slice(9, 36)
 _CLIENT = slice(48, 84)
+_CLIENT_END = 84
 _COMMIT = 48  # up to and with "client":"
 _OPENING = 92  # up to and with "seq":
 _TO_MESSAGE = 28  # from behind the sequence to behind "message":
@@ -199,12 +200,12 @@ class _Stretch:
     def __init__(self, begin: int, end: int) -> None:
         self._summary = Summary(begin, end)
         self._offset = begin
-        self._opening = _NO_OPENING
         self._commit = _NO_OPENING  # how the lines of the current commit begin
+        self._opening = _NO_OPENING  # and those of the current client in it
         self._client = b""
         self._sequence = 0
         self._run = ClientRun(0, 0, 0)  # of nobody
-        self._known: dict[bytes, bytes] = {}  # clients by their text
+        self._known: dict[bytes, tuple[bytes, ClientRun]] = {}  # by the client's text
         self._counted = 0  # records when the current commit began
 
     def add_overlong(self) -> None:
@@ -233,11 +234,26 @@ class _Stretch:
     def feed(self, lines: list[bytes]) -> None:
         """Check whole lines, given without their newlines."""
         loads, pack, crc = orjson.loads, _CHECKED.pack, crc32c
-        client, sequence, opening = self._client, self._sequence, self._opening
-        began = 0  # where in the lines those begin that are not taken note of
+        known, commit = self._known, self._commit
+        client, sequence, start = self._client, self._sequence, self._opening
+        began = 0  # where in the lines those of the run begin that were not taken note of
         for index, line in enumerate(lines):
-            if line.startswith(opening):
+            expected = False
+            if line.startswith(start):
                 sequence += 1
+                expected = True
+            else:
+                if began < index:
+                    self._leave(sequence, lines, began, index)
+                    began = index
+                if line.startswith(commit):
+                    found = known.get(line[_CLIENT])
+                    if found is not None:
+                        client, self._run = found
+                        sequence = self._run.last + 1
+                        start = line[:_OPENING]
+                        expected = True
+            if expected:
                 at = _OPENING + _TO_MESSAGE + len(b"%d" % sequence)
                 try:
                     body = loads(line[at:-1]).encode()
@@ -245,33 +261,37 @@ class _Stretch:
                     pass
                 else:
                     if (
-                        line[_OPENING:at]
-                        == b'%d,"crc":"%08x","message":'
+                        line[_CLIENT_END:at]
+                        == b'","seq":%d,"crc":"%08x","message":'
                         % (sequence, crc(pack(MESSAGE, client, sequence) + body))
                         and line[-1] == 125  # }
                     ):
                         continue
-                sequence -= 1
-            self._leave(sequence, lines[began:index])
+                if began < index:
+                    self._leave(sequence - 1, lines, began, index)
             self._take(line)
             self._offset += len(line) + 1
             began = index + 1
-            client, sequence, opening = self._client, self._sequence, self._opening
-        self._leave(sequence, lines[began:])
+            commit = self._commit
+            client, sequence, start = self._client, self._sequence, self._opening
+        self._client, self._opening = client, start
+        if began < len(lines):
+            self._leave(sequence, lines, began, len(lines))
 
-    def _leave(self, sequence: int, lines: list[bytes]) -> None:
+    def _leave(self, sequence: int, lines: list[bytes], begin: int, end: int) -> None:
         """Take note of lines that the run went on with, up to a sequence."""
-        if lines:
-            size = sum(map(len, lines)) + len(lines)
-            run = self._run
-            run.last = self._sequence = sequence
-            run.records += len(lines)
-            run.size += size
-            self._summary.records += len(lines)
-            self._offset += size
+        count = end - begin
+        size = len(lines[begin]) if count == 1 else sum(map(len, lines[begin:end]))
+        size += count
+        run = self._run
+        run.last = self._sequence = sequence
+        run.records += count
+        run.size += size
+        self._summary.records += count
+        self._offset += size
 
     def _take(self, line: bytes) -> None:
-        """A line that does not simply go on the run: see what it is, and begin another."""
+        """A line that does not simply go on in its commit: see what it is, and begin another."""
         self._opening = _NO_OPENING
         offset, summary = self._offset, self._summary
         time, client, sequence = self._next_of_known(line)
@@ -282,55 +302,48 @@ class _Stretch:
                 summary.add_fault(offset, FaultKind.DAMAGED, e.reason)
                 return
             time, client, sequence = record.time, record.client, record.sequence
+            # Which the line may not begin with, if something else than msglog wrote it.
+            start = opening(format_time(time), client)
         else:
-            self._opening = line[:_OPENING]
+            start = line[:_OPENING]
         run = summary.clients.get(client)
         if run is None:
             run = summary.clients[client] = ClientRun(sequence, offset, sequence)
-            self._known[client_text(client).encode()] = client
+            self._known[start[_CLIENT]] = client, run
         elif sequence != run.last + 1:
             reason = sequence_fault(client, sequence, run.last)
             summary.add_fault(offset, FaultKind.SEQUENCE, reason)
         if time != summary.last_time or not summary.commits:
-            self._begin_commit(time, line)
+            self._begin_commit(time, start[:_COMMIT])
         summary.records += 1
         run.last = sequence
         run.records += 1
         run.size += len(line) + 1
-        self._run, self._client, self._sequence = run, client, sequence
         if sequence > _NO_RUN_FROM:
-            self._opening = _NO_OPENING
+            self._known.pop(start[_CLIENT], None)
+            return
+        self._run, self._client, self._sequence, self._opening = run, client, sequence, start
 
     def _next_of_known(self, line: bytes) -> tuple[int, bytes, int]:
         """The time, client and sequence of a good line, if it is a known client's next one."""
-        client = self._known.get(line[_CLIENT])
-        if client is None or line[84:_OPENING] != b'","seq":':
+        found = self._known.get(line[_CLIENT])
+        if found is None or line[:9] != b'{"time":"' or line[36:_COMMIT] != b'","client":"':
             return _NOT_KNOWN
-        if line.startswith(self._commit):
-            time = self._summary.last_time
-        else:
-            if line[:9] != b'{"time":"' or line[36:_COMMIT] != b'","client":"':
-                return _NOT_KNOWN
-            try:
-                time = parse_time(line[_TIME].decode())
-            except ValueError:
-                return _NOT_KNOWN
-        sequence = self._summary.clients[client].last + 1
+        client, run = found
+        sequence = run.last + 1
         at = _OPENING + _TO_MESSAGE + len(b"%d" % sequence)
         try:
+            time = parse_time(line[_TIME].decode())
             body = orjson.loads(line[at:-1]).encode()
-        except (orjson.JSONDecodeError, AttributeError):
+        except (ValueError, AttributeError):
             return _NOT_KNOWN
         checksum = crc32c(_CHECKED.pack(MESSAGE, client, sequence) + body)
-        if (
-            line[_OPENING:at] == b'%d,"crc":"%08x","message":' % (sequence, checksum)
-            and line[-1] == 125  # }
-            and sequence <= MAX_SEQUENCE
-        ):
+        expected = b'","seq":%d,"crc":"%08x","message":' % (sequence, checksum)
+        if line[_CLIENT_END:at] == expected and line[-1] == 125:  # }
             return time, client, sequence
         return _NOT_KNOWN
 
-    def _begin_commit(self, time: int, line: bytes) -> None:
+    def _begin_commit(self, time: int, commit: bytes) -> None:
         """A line has another time than that before it."""
         summary = self._summary
         if not summary.commits:
@@ -342,7 +355,7 @@ class _Stretch:
         summary.last_time = time
         summary.commits += 1
         self._counted = summary.records
-        self._commit = line[:_COMMIT] if self._opening is not _NO_OPENING else _NO_OPENING
+        self._commit = commit
 
     def _count_commit(self) -> None:
         """The current commit is over: its records belong to its second."""

@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from ._logfile import LogFile
-from ._records import MAX_LINE_BYTES, parse_time
+from ._records import MAX_LINE_BYTES
+from ._torn import said_time
 
-__all__ = ["TIME_BYTES", "last_offset", "line_time", "offset_of_time"]
+__all__ = ["TIME_BYTES", "last_offset", "offset_of_time"]
 
 # When this much is left, bytes, it is read in order: as fast as to bisect on.
 _NEAR_BYTES = 64 * 1024
@@ -24,16 +25,6 @@ TIME_BYTES = 36
 
 # What is read at a time on the way back from the end, bytes.
 _BACK_BYTES = 1024 * 1024
-
-
-def line_time(line: bytes) -> int | None:
-    """The time that a line begins with, microseconds since 1970; L{None} if it is damaged."""
-    if not line.startswith(b'{"time":"'):
-        return None
-    try:
-        return parse_time(line[9:36].decode())
-    except ValueError:
-        return None
 
 
 def offset_of_time(file: LogFile, time: int) -> int:
@@ -75,7 +66,7 @@ def _first_time(file: LogFile, begin: int, end: int) -> tuple[int, int] | None:
                 return None
             if at + TIME_BYTES > len(block) and len(block) == _LOOK_BYTES:
                 break  # the time is cut: read again from this line on
-            time = line_time(block[at : at + TIME_BYTES])
+            time = said_time(block[at : at + TIME_BYTES])
             if time is not None:
                 return position + at, time
             at_line = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,14 @@ import click
 from .._logfile import STDIN, LogFile, LogUnreadable, open_log, predecessors
 from ._console import fail
 
-__all__ = ["DEFAULT_LOG", "logs_argument", "opened", "rotated_option", "with_predecessors"]
+__all__ = [
+    "DEFAULT_LOG",
+    "logs_argument",
+    "opened",
+    "rotated_option",
+    "sizes_on_disk",
+    "with_predecessors",
+]
 
 # Where the server writes if it is not told otherwise.
 DEFAULT_LOG = Path("messages.jsonl")
@@ -48,6 +56,11 @@ def with_predecessors(
             found |= dict.fromkeys(predecessors(file, remark))
         found[file] = None
     return list(found)
+
+
+def sizes_on_disk(files: Sequence[LogFile]) -> list[int]:
+    """How long the files are as they lie there, compressed or not; 0 for a pipe."""
+    return [os.fstat(file.fileno()).st_size for file in files]
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from attrs import frozen
 from .._errors import RecordError
 from .._following import Follower
 from .._logfile import LogFile, LogUnreadable, open_log, predecessors
-from .._seeking import last_offset, line_time, offset_of_time
+from .._seeking import last_offset, offset_of_time
+from .._torn import said_time
 from ._console import fail
 from ._display import Display, display_options
 from ._logs import DEFAULT_LOG
@@ -171,7 +172,7 @@ def _last_part(path: Path, count: int | None, selection: Selection) -> _Part:
     since, floor = selection.since, 0
     earlier = True  # whether older files may have something
     if since is not None:
-        first = line_time(log.first_line())
+        first = said_time(log.first_line())
         earlier = first is None or first > since
         if log.size is not None:
             floor = offset_of_time(log, since)
