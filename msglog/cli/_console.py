@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
 import click
 from rich.console import Console
 
-__all__ = ["DEFAULT_SERVER", "fail", "printable", "server_option", "servers_option", "terminal"]
+__all__ = [
+    "DEFAULT_SERVER",
+    "fail",
+    "printable",
+    "server_option",
+    "servers_option",
+    "terminal",
+    "tls_options",
+]
 
 DEFAULT_SERVER = "127.0.0.1:7514"
 
@@ -63,3 +73,65 @@ def servers_option(help_text: str) -> Callable[[_Decorated], _Decorated]:
 server_option = servers_option(
     "Where the server is; repeat it for others to go to when it is away."
 )
+
+
+def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how to speak TLS; the command gets them as C{tls}, L{TLS} or C{None}."""
+    file = click.Path(dir_okay=False, path_type=Path)
+    options = [
+        click.option(
+            "--tls",
+            "use",
+            is_flag=True,
+            envvar="MSGLOG_TLS",
+            help="Speak TLS with the server; each of the following says so too.",
+        ),
+        click.option(
+            "--tls-ca",
+            "ca",
+            type=file,
+            envvar="MSGLOG_TLS_CA",
+            help="PEM file of the authorities to trust, if not those of the system.",
+        ),
+        click.option(
+            "--tls-certificate",
+            "certificate",
+            type=file,
+            envvar="MSGLOG_TLS_CERTIFICATE",
+            help="PEM file of our own certificate, for a server that asks for one.",
+        ),
+        click.option(
+            "--tls-key",
+            "key",
+            type=file,
+            envvar="MSGLOG_TLS_KEY",
+            help="PEM file of its private key.",
+        ),
+        click.option(
+            "--tls-server-name",
+            "name",
+            envvar="MSGLOG_TLS_SERVER_NAME",
+            help="The name that the server must prove, if not the one it is connected by.",
+        ),
+    ]
+
+    @functools.wraps(command)
+    def with_tls(
+        *args: Any,
+        use: bool,
+        ca: Path | None,
+        certificate: Path | None,
+        key: Path | None,
+        name: str | None,
+        **others: Any,
+    ) -> Any:
+        tls = None
+        if use or ca or certificate or key or name:
+            from .._client_tls import TLS
+
+            tls = TLS(ca=ca, certificate=certificate, key=key, server_name=name)
+        return command(*args, tls=tls, **others)
+
+    for option in reversed(options):
+        with_tls = option(with_tls)
+    return with_tls
