@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -139,11 +140,10 @@ class Spool:
 
         @raise SpoolError: it could not be written.
         """
+        values = {"client": client.bytes, "first": 1}
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            values = {"client": client.bytes, "first": 1}
-            self._db.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
-            self._db.execute("COMMIT")
+            with self._transaction():
+                self._db.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
         except sqlite3.Error as e:
             raise SpoolError(f"cannot write the spool {self.path}: {e}") from e
         self.client, self.first = client, 1
@@ -165,12 +165,22 @@ class Spool:
             step.error = SpoolError(f"cannot read the spool {self.path}: {e}")
         return step
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
     def _write(self, step: Step) -> None:
         db = self._db
         # What was added must not be lost; what was removed in vain is only sent again.
         db.execute(f"PRAGMA synchronous={'FULL' if step.add or step.marks else 'NORMAL'}")
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             removed = removed_size = 0
             if step.through:
                 removed, removed_size = db.execute(
@@ -185,11 +195,6 @@ class Spool:
                     db.execute("DELETE FROM marks WHERE key = ?", (key,))
                 else:
                     db.execute("REPLACE INTO marks VALUES (?, ?)", (key, value))
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
         step.removed = True
         step.added = range(self.last + 1, self.last + 1 + len(step.add))
         self.last += len(step.add)
