@@ -120,8 +120,11 @@ class Spool:
         db.execute("COMMIT")
         if version not in (None, _VERSION):
             raise SpoolError(f"the spool {self.path} is of version {version}, not {_VERSION}")
-        self.client = UUID(bytes=self._meta("client"))
-        self.first: int = self._meta("first")
+        client, first = self._meta("client"), self._meta("first")
+        if not isinstance(client, bytes) or len(client) != 16 or not isinstance(first, int):
+            raise sqlite3.DatabaseError("it does not say whose it is")
+        self.client = UUID(bytes=client)
+        self.first = first
         self.count, self.size, last = db.execute(
             "SELECT count(*), ifnull(sum(length(body)), 0), max(place) FROM messages"
         ).fetchone()
@@ -211,6 +214,8 @@ class Spool:
             (step.after, step.read),
         )
         for place, body in rows:
+            if not isinstance(body, bytes):
+                raise sqlite3.DatabaseError(f"the message at place {place} is damaged")
             step.rows.append((place, body))
             size += len(body)
             if size >= _READ_BYTES:
