@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from msglog import Limits, MessageLogFactory, NackCode, NotLogged, SessionFailed
+from msglog import NackCode, NotLogged, SessionFailed
 from msglog._batch import MAX_SEQUENCE
 from msglog._frames import (
     FRAME_BYTES,
@@ -24,15 +20,10 @@ from msglog._frames import (
     message_checksum,
 )
 from msglog._session import Delivered, Message, Refused, Session, State
-from msglog.testing import MemoryStore, MemoryTransport, make_batch
+from msglog.testing import MemoryStore, make_batch
+from tests.peers import CLIENT, ID, MAX_BODY, ServerSide
 
-CLIENT = UUID(bytes=bytes(range(16)))
-ID = CLIENT.bytes
 OTHER = bytes(range(16, 32))
-MAX_BODY = 20
-
-# Refusals after which nothing can be sent under the client id any more, whoever asks.
-FATAL = [NackCode.MALFORMED, NackCode.OUT_OF_ORDER, NackCode.FORBIDDEN, NackCode.CONFLICT]
 
 
 class Caller:
@@ -70,53 +61,6 @@ class Caller:
         """The bodies that have receipts, which must have the sequences from 1."""
         assert [r[0] for r in self.receipts] == list(range(1, len(self.receipts) + 1))
         return [r[1] for r in self.receipts]
-
-
-class ServerSide:
-    """A real server in memory, and one connection to it at a time."""
-
-    def __init__(self, window: int = 1024) -> None:
-        self.clock = Clock()
-        self.store = MemoryStore(window, automatic=False)
-        self.permitted = True
-        self.serve(MAX_BODY)
-        self.transport: MemoryTransport | None = None
-
-    def serve(self, max_body: int) -> None:
-        """Serve the same store with other limits."""
-        limits = Limits(max_message_bytes=max_body, window=self.store.window)
-        permits = lambda client, transport: self.permitted  # noqa: E731 - one line says it
-        self.factory = MessageLogFactory(self.clock, self.store, limits, permits)
-
-    def end(self) -> None:
-        if self.factory._sweep.running:
-            self.factory._sweep.stop()
-
-    def accept(self) -> None:
-        self.transport = MemoryTransport()
-        self.transport.protocol = self.factory.buildProtocol(None)
-        self.transport.protocol.makeConnection(self.transport)
-
-    def take(self, data: bytes) -> None:
-        self.transport.protocol.dataReceived(data)
-
-    def say(self) -> bytes:
-        """What has been answered since the last time."""
-        self.clock.advance(0)
-        data = self.transport.value()
-        self.transport.clear()
-        return data
-
-    def lose(self) -> None:
-        transport, self.transport = self.transport, None
-        transport.protocol.connectionLost(Failure(ConnectionError()))
-
-    @property
-    def logged(self) -> list[bytes]:
-        """The client's bodies in the log, which must have the sequences from 1."""
-        assert {m[0] for m in self.store.messages} <= {ID}
-        assert [m[1] for m in self.store.messages] == list(range(1, len(self.store.messages) + 1))
-        return [m[2] for m in self.store.messages]
 
 
 class PeersCase(SynchronousTestCase):
