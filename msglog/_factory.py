@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from ._counts import ConnectionCounts
 from ._limits import Limits
-from ._protocol import LINGER_SECONDS, UNDURABLE, MessageLogProtocol
+from ._protocol import LINGER_SECONDS, STOP_LINGER_SECONDS, UNDURABLE, MessageLogProtocol
 from ._sockets import SocketReader
 from .interfaces import IStore
 
@@ -211,6 +211,9 @@ class MessageLogFactory(Factory):
         deadline = self._reactor.callLater(self.limits.stop_seconds, self._abort_all)
         for connection in list(self.connections):
             connection.end()
+        if self._sweep.running:
+            self._sweep.stop()
+            self._sweep.start(STOP_LINGER_SECONDS / 4, now=False)
 
         def stopped(result: None) -> None:
             if deadline.active():

@@ -57,10 +57,13 @@ from ._sockets import SocketAnswers, SocketReader, TransportAnswers
 if TYPE_CHECKING:
     from ._factory import MessageLogFactory
 
-__all__ = ["HOLDS", "LINGER_SECONDS", "UNDURABLE", "MessageLogProtocol"]
+__all__ = ["HOLDS", "LINGER_SECONDS", "STOP_LINGER_SECONDS", "UNDURABLE", "MessageLogProtocol"]
 
 # How long a connection that we ended waits for its peer to end it too.
 LINGER_SECONDS = 2.0
+
+# The same while the server stops, and the next one waits for this one to end.
+STOP_LINGER_SECONDS = 0.2
 
 # What things cost in memory, measured on CPython 3.11 with a tenth more for what none of them owns.
 # A message, besides its body and its line: its header, checksum, and places in lists.
@@ -439,7 +442,15 @@ class MessageLogProtocol(Int32StringReceiver):
         limits = self.factory.limits
         if self._state is _State.LINGERING or self._state is _State.LOST:
             # A peer that does not close its half, or does not answer a TLS close.
-            if now - self._heard >= LINGER_SECONDS:
+            stopping = self.factory.stopping
+            if now - self._heard < (STOP_LINGER_SECONDS if stopping else LINGER_SECONDS):
+                pass
+            elif stopping and self._state is _State.LINGERING:
+                # The kernel goes on to deliver what it has, whether we are there or not.
+                self._state = _State.LOST
+                self._heard = now
+                self.transport.loseConnection()
+            else:
                 self.transport.abortConnection()
         elif self._handshake_since is not None:
             if now - self._handshake_since >= limits.handshake_seconds:

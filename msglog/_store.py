@@ -79,9 +79,7 @@ class FileStore(Service):
         self._limits = limits or Limits()
         self._sync = sync
         self._reactor: IReactorTime = reactor
-        self._writer = writer or LogWriter(
-            Path(path), self._limits, sync, rotation=rotation
-        )
+        self._writer = writer or LogWriter(Path(path), self._limits, sync, rotation=rotation)
         self._make_worker = worker
         self._worker: IWorker | None = None
         self._on_failure = on_failure

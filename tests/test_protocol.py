@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import Limits, MessageLogFactory, NackCode
 from msglog._frames import Ack, Nack, Terms, encode_enquiry, encode_message, message_checksum
-from msglog._protocol import LINGER_SECONDS
+from msglog._protocol import LINGER_SECONDS, STOP_LINGER_SECONDS
 from msglog.testing import MemoryStore, MemoryTransport
 
 A, B = bytes(range(16)), bytes(range(16, 32))
@@ -256,6 +256,21 @@ class Endings(Case):
         transport.protocol.connectionLost()
         self.successResultOf(stopped)
         self.assertEqual(len(self.store.messages), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_does_not_wait_for_the_silent(self) -> None:
+        """Peers that have nothing to say and do not go do not keep the next server waiting."""
+        self.serve()
+        transport = self.connect()
+        self.assertEqual(len(self.say(transport, messages(A, 1, b"a"))), 1)
+        stopped = self.factory.stop()
+        self.turn()
+        self.clock.pump([STOP_LINGER_SECONDS / 8] * 7)
+        self.assertFalse(transport.aborted)
+        self.clock.pump([STOP_LINGER_SECONDS / 8] * 4)
+        self.assertTrue(transport.aborted)
+        transport.protocol.connectionLost()
+        self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stop_has_a_deadline(self) -> None:
