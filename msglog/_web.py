@@ -31,7 +31,7 @@ from ._health import Health
 
 __all__ = ["BoundedSite", "Page", "Probe", "answers_to", "make_site", "say"]
 
-_MISDIRECTED = 421  # RFC 9110; Twisted has no name for it
+_MISDIRECTED = 421  # of RFC 9110
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@]+)(?::[0-9]+)?")
 
 # How long a connection may say nothing, or keep its request unfinished.
@@ -43,7 +43,6 @@ _HEADERS = {
     "frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
-    "Server": "msglog",
     "X-Content-Type-Options": "nosniff",
 }
 
@@ -71,15 +70,14 @@ def answers_to(host: str | None, names: Collection[str]) -> bool:
 
 def say(request: Request, code: int, text: str) -> bytes:
     """A short answer for people."""
-    request.setResponseCode(code)
+    # Twisted does not know the name of 421.
+    request.setResponseCode(code, b"Misdirected Request" if code == _MISDIRECTED else None)
     request.setHeader("Content-Type", "text/plain; charset=utf-8")
     return f"{text}\n".encode()
 
 
 class _StatusRequest(Request):
     """A request that is refused before it costs anything, or answered with the right headers."""
-
-    site: BoundedSite
 
     def gotLength(self, length: int | None) -> None:
         """No body is kept, however long it says it is."""
@@ -93,7 +91,7 @@ class _StatusRequest(Request):
         for name, value in _HEADERS.items():
             self.setHeader(name, value)
         host = self.getHeader("host")
-        if not answers_to(host, self.site.names):
+        if not answers_to(host, self.channel.site.names):
             self.write(
                 say(
                     self,
@@ -109,6 +107,11 @@ class _StatusRequest(Request):
             self.finish()
         else:
             super().process()
+
+    def render(self, resrc: Resource) -> None:
+        """Answer, without saying which version of Twisted this is."""
+        self.setHeader("Server", "msglog")
+        super().render(resrc)
 
 
 class _Root(Resource):

@@ -180,12 +180,14 @@ class FaultyDisk(Disk):
     A real disk whose calls fail when they are told to.
 
     @ivar room: how many more bytes may be written before the disk is full; L{None}: no end.
+    @ivar free: how many bytes it says are free; L{None}: as it is.
     @ivar errors: by the name of a call, the C{errno} that it fails with from now on.
     @ivar calls: the names of the calls that change something or wait, in order.
     """
 
     def __init__(self) -> None:
         self.room: int | None = None
+        self.free: int | None = None
         self.errors: dict[str, int] = {}
         self.calls: list[str] = []
 
@@ -196,6 +198,12 @@ class FaultyDisk(Disk):
     def _fail(self, name: str) -> None:
         if name in self.errors:
             raise OSError(self.errors[name], os.strerror(self.errors[name]))
+
+    def space(self, folder: Path) -> tuple[int, int]:
+        """Say how much is free, or fail."""
+        self._fail("space")
+        free, size = super().space(folder)
+        return (free if self.free is None else self.free), size
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
         """Write as much as there is room for."""
