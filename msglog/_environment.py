@@ -19,8 +19,9 @@ __all__ = ["EnvironmentOptions"]
 
 _PREFIX = "MSGLOG_"
 
-# Variables of the same prefix that other programs of the project read.
-_OF_OTHERS = frozenset({"MSGLOG_SERVER"})
+# How like an option's a name is that can only be a typing error.  (Other programs have variables of
+# this prefix, as the msglog command has.)
+_ALIKE = 0.85
 
 _YES, _NO = frozenset({"yes", "true", "1"}), frozenset({"no", "false", "0"})
 
@@ -68,14 +69,16 @@ class EnvironmentOptions(usage.Options):
         known = {name.rstrip("=") for name in self.longOpt} - {"help", "version"}
         variables = {}
         for variable in sorted(environ):
-            if not variable.startswith(_PREFIX) or variable in _OF_OTHERS or not environ[variable]:
+            if not variable.startswith(_PREFIX) or not environ[variable]:
                 continue
             option = variable.removeprefix(_PREFIX).lower().replace("_", "-")
-            if option not in known:
-                close = difflib.get_close_matches(option, known, 1)
-                meant = f"; do you mean {variable_of(close[0])}?" if close else ""
-                raise usage.UsageError(f"{variable}: there is no option --{option}{meant}")
-            variables[option] = variable
+            if option in known:
+                variables[option] = variable
+            elif close := difflib.get_close_matches(option, known, 1, _ALIKE):
+                raise usage.UsageError(
+                    f"{variable}: there is no option --{option}; do you mean "
+                    f"{variable_of(close[0])}?"
+                )
         return variables
 
     def _words(self, option: str, variable: str, value: str) -> list[str]:

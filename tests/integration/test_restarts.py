@@ -1,7 +1,7 @@
 """
 Restarts that nobody notices: the socket outlives the server, and what was on its way arrives.
 
-Ten restarts here; C{MSGLOG_TEST_RESTARTS=100 pytest -s tests/integration/test_restarts.py} makes a
+Ten restarts here; C{RESTARTS=100 pytest -s tests/integration/test_restarts.py} makes a
 hundred and prints what docs/operations.md says about them.
 """
 
@@ -23,7 +23,7 @@ from conftest import BIN, free_port, wait_until
 
 import msglog
 
-RESTARTS = int(os.environ.get("MSGLOG_TEST_RESTARTS", "10"))
+RESTARTS = int(os.environ.get("RESTARTS", "10"))
 CLIENTS = 8
 
 # Twice what is promised where nobody else works: CI machines have neighbours.
