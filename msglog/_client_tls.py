@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
-from twisted.internet.interfaces import IStreamClientEndpoint
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ._errors import TLSError
 
@@ -55,6 +59,21 @@ class TLS:
                     f"cannot use the certificate and key in {files}: {_say(e)}"
                 ) from None
         return context
+
+    def wrap(self, connection: socket.socket, host: str) -> ssl.SSLSocket:
+        """
+        Speak TLS over a connected socket, within its timeout.  It is closed if that fails.
+
+        @param host: the name that it was connected by.
+        @raise TLSError: a file cannot be used.
+        @raise OSError: the handshake failed (C{ssl.SSLError}), or the connection was lost.
+        """
+        try:
+            name = self.server_name or host
+            return self.context().wrap_socket(connection, server_hostname=name)
+        except (TLSError, OSError):
+            connection.close()
+            raise
 
     def endpoint(self, endpoint: IStreamClientEndpoint, host: str) -> IStreamClientEndpoint:
         """

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, frozen
 
-from ._errors import MsglogError
+from ._errors import MsglogError, TLSError
 from ._frames import Nack, Terms, decode_answers, encode_enquiry
 
-__all__ = ["Answer", "Enquirer", "EnquiryFailed", "parse_server"]
+if TYPE_CHECKING:
+    from ._client_tls import TLS
+
+__all__ = ["Answer", "Enquirer", "EnquiryFailed"]
 
 # Read at a time.  TERMS are 42 bytes, a NACK with its reason some hundred.
 _READ_BYTES = 4096
@@ -43,31 +46,17 @@ class Answer:
     round_trip_ns: int
 
 
-def parse_server(text: str) -> tuple[str, int]:
-    """
-    Host and port of C{HOST:PORT}, C{[IPv6]:PORT}.
-
-    @raise ValueError: it is neither.
-    """
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{text!r}: an IPv6 address is written in brackets, [{host}]:{port}")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise ValueError(f"{text!r} is not HOST:PORT")
-    return host, int(port)
-
-
 class Enquirer:
     """
     Asks one server, over a connection that it keeps while that is good.
 
     @param server: host and port.
+    @param tls: how to speak TLS, if at all.
     """
 
-    def __init__(self, server: tuple[str, int]) -> None:
+    def __init__(self, server: tuple[str, int], tls: TLS | None = None) -> None:
         self._server = server
+        self._tls = tls
         self._socket: socket.socket | None = None
 
     def ask(self, timeout: float) -> Answer:
@@ -100,6 +89,8 @@ class Enquirer:
             raise EnquiryFailed(f"no {what} within {timeout:g} s") from e
         except ConnectionRefusedError as e:
             raise EnquiryFailed("connection refused: no server listens there") from e
+        except TLSError as e:
+            raise EnquiryFailed(str(e)) from e
         except OSError as e:
             self.close()
             raise EnquiryFailed(e.strerror or str(e)) from e
@@ -121,10 +112,11 @@ class Enquirer:
                 sock.settimeout(_remaining(deadline))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return sock
             except OSError as e:
                 sock.close()
                 failure = e
+            else:
+                return sock if self._tls is None else self._tls.wrap(sock, self._server[0])
         raise failure
 
 

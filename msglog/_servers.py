@@ -7,7 +7,7 @@ from random import uniform
 
 from ._limits import ClientLimits
 
-__all__ = ["DEFAULT_PORT", "Backoff", "parse_servers"]
+__all__ = ["DEFAULT_PORT", "Address", "Backoff", "address_text", "parse_servers"]
 
 DEFAULT_PORT = 7514
 
@@ -27,6 +27,12 @@ def parse_servers(servers: str | Iterable[str]) -> list[Address]:
     if not found:
         raise ValueError("no server is named: HOST:PORT")
     return found
+
+
+def address_text(address: Address) -> str:
+    """An address as people write it."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _parse(text: str) -> Address:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -18,6 +19,9 @@ __all__ = ["Connection", "LoadError"]
 
 # Bytes read at a time: 1,985 receipts.  A server's answer to a window comes in one piece or a few.
 _READ_BYTES = 64 * 1024
+
+# What a socket, with TLS or without, says when there is nothing to read or no room to write.
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 @define(eq=False)
@@ -124,7 +128,7 @@ class Connection:
             end = min(self._sent + self._left, size)
             try:
                 sent = self._send(frames[self._sent : end])
-            except BlockingIOError:
+            except _NOT_NOW:
                 return False
             except OSError:
                 # A reason may still wait to be read, and if none does, reading says what happened.
@@ -147,7 +151,7 @@ class Connection:
         """
         try:
             data = self._recv(_READ_BYTES)
-        except BlockingIOError:
+        except _NOT_NOW:
             return 0
         except OSError as e:
             raise self._lost(e.strerror or str(e)) from e

@@ -12,6 +12,8 @@ from typing import Any
 from attrs import Factory, define, frozen
 from uuid_utils.compat import uuid7
 
+from .._client_tls import TLS
+from .._errors import TLSError
 from .blocks import BLOCK_MESSAGES, Blocks, Steps
 from .connection import Connection, LoadError
 from .histogram import Histogram
@@ -63,6 +65,8 @@ class Plan:
     What one process does.
 
     @ivar address: the server, resolved: a name server's time is none of the load's.
+    @ivar host: the name that the server has to prove with TLS.
+    @ivar tls: how to speak TLS, if at all.
     @ivar connections: how many, each with its own client id.
     @ivar window: messages that each keeps unacknowledged.
     @ivar size: bytes of each body.
@@ -78,6 +82,8 @@ class Plan:
     warm_up: float
     seconds: float
     messages: int = UNCOUNTED
+    host: str = ""
+    tls: TLS | None = None
 
 
 @define
@@ -165,10 +171,12 @@ class Loop:
             try:
                 sock.settimeout(CONNECT_SECONDS)
                 sock.connect(address)
-            except OSError as e:
+                if plan.tls is not None:
+                    sock = plan.tls.wrap(sock, plan.host)
+            except (OSError, TLSError) as e:
+                why = getattr(e, "strerror", None) or e
                 raise LoadError(
-                    f"connection {number + 1} of {plan.connections} cannot be made: "
-                    f"{e.strerror or e}"
+                    f"connection {number + 1} of {plan.connections} cannot be made: {why}"
                 ) from e
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

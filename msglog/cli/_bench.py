@@ -12,12 +12,14 @@ from pathlib import Path
 import click
 import orjson
 
-from .._enquiry import Answer, Enquirer, EnquiryFailed, parse_server
+from .._client_tls import TLS
+from .._enquiry import Answer, Enquirer, EnquiryFailed
 from .._load.loop import UNCOUNTED, Plan
 from .._load.processes import Run
+from .._servers import Address, address_text, parse_servers
 from ._bench_progress import Bar, CtrlC
 from ._bench_report import Report, draw
-from ._console import fail, servers_option, terminal
+from ._console import fail, servers_option, terminal, tls_options
 
 __all__ = ["command"]
 
@@ -95,6 +97,7 @@ def _chart_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
 
 @click.command("bench", help=_HELP, short_help="Load a server, and measure how fast it is.")
 @servers_option("The server to load.")
+@tls_options
 @click.option(
     "-c",
     "--connections",
@@ -169,11 +172,13 @@ def command(
     processes: int,
     plot: Path | None,
     as_json: bool,
+    tls: TLS | None,
 ) -> int:
-    server = _one(servers)
+    address = _one(servers)
+    server = address_text(address)
     if plot is not None:
         _see_to_chart(plot)
-    answer = _terms(server)
+    answer = _terms(address, tls)
     _check_terms(answer, window, size)
     _check_machine(connections, size)
     if seconds is None:
@@ -188,6 +193,8 @@ def command(
         warm_up=warm_up,
         seconds=seconds,
         messages=UNCOUNTED if messages is None else messages,
+        host=address[0],
+        tls=tls,
     )
     processes = min(processes, connections)
     started = datetime.now(UTC)
@@ -215,10 +222,14 @@ def command(
     return 0
 
 
-def _one(servers: tuple[str, ...]) -> str:
-    if len(servers) != 1:
+def _one(servers: tuple[str, ...]) -> Address:
+    try:
+        found = parse_servers(servers)
+    except ValueError as e:
+        raise click.BadParameter(str(e), param_hint="'--server'") from e
+    if len(found) != 1:
         raise click.BadParameter("one server is loaded at a time", param_hint="'--server'")
-    return servers[0]
+    return found[0]
 
 
 def _see_to_chart(plot: Path) -> None:
@@ -230,15 +241,12 @@ def _see_to_chart(plot: Path) -> None:
         fail(f"{plot} cannot be written: is its folder there, and yours?")
 
 
-def _terms(server: str) -> Answer:
-    try:
-        enquirer = Enquirer(parse_server(server))
-    except ValueError as e:
-        raise click.BadParameter(str(e), param_hint="'--server'") from e
+def _terms(address: Address, tls: TLS | None) -> Answer:
+    enquirer = Enquirer(address, tls)
     try:
         return enquirer.ask(_ENQUIRY_SECONDS)
     except EnquiryFailed as e:
-        fail(f"{server}: {e}")
+        fail(f"{address_text(address)}: {e}")
     finally:
         enquirer.close()
 

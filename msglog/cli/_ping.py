@@ -9,8 +9,10 @@ import time
 import click
 import orjson
 
-from .._enquiry import Answer, Enquirer, EnquiryFailed, parse_server
-from ._console import printable, servers_option
+from .._client_tls import TLS
+from .._enquiry import Answer, Enquirer, EnquiryFailed
+from .._servers import address_text, parse_servers
+from ._console import printable, servers_option, tls_options
 
 __all__ = ["command"]
 
@@ -42,6 +44,7 @@ Exit status:
 
 @click.command("ping", help=_HELP, short_help="Ask a server for its terms, and time the answer.")
 @servers_option("Where the server is; repeat it to ask several.")
+@tls_options
 @click.option(
     "-c",
     "--count",
@@ -78,13 +81,14 @@ def command(
     timeout: float,
     quiet: bool,
     as_json: bool,
+    tls: TLS | None,
 ) -> int:
-    enquirers = {}
-    for server in servers:
-        try:
-            enquirers[server] = Enquirer(parse_server(server))
-        except ValueError as e:
-            raise click.BadParameter(str(e), param_hint="'--server'") from e
+    try:
+        enquirers = {
+            address_text(address): Enquirer(address, tls) for address in parse_servers(servers)
+        }
+    except ValueError as e:
+        raise click.BadParameter(str(e), param_hint="'--server'") from e
     tally = _Tally()
     try:
         for number in range(count) if count else itertools.count():
