@@ -170,7 +170,7 @@ class Options(GroupedOptions, EnvironmentOptions):
 
     def opt_http_host(self, name: str) -> None:
         """
-        A host name that --http may be asked for by, besides addresses and localhost; may be repeated
+        A host name that --http is asked for by, besides addresses and localhost; may be repeated
         """
         self["http-host"].append(name)
 
