@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 import time
 import weakref
@@ -111,7 +112,7 @@ class BlockingClient:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="msglog client", daemon=True)
         self._thread.start()
-        self._at_exit = partial(_close_at_exit, weakref.ref(self))
+        self._at_exit = partial(_close_at_exit, weakref.ref(self), os.getpid())
         atexit.register(self._at_exit)
 
     # --- sending ---------------------------------------------------------------------------
@@ -345,8 +346,9 @@ class BlockingClient:
                 self._happened.notify_all()
 
 
-def _close_at_exit(client: weakref.ref[BlockingClient]) -> None:
+def _close_at_exit(client: weakref.ref[BlockingClient], process: int) -> None:
     """A script that ends without closing its client has sent its messages all the same."""
     alive = client()
-    if alive is not None:
+    # In a forked child there is no thread that could send them: they are the parent's.
+    if alive is not None and os.getpid() == process:
         alive.close()

@@ -13,8 +13,10 @@ disk only if it adds something.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +33,9 @@ _VERSION = 1
 
 # Bytes of bodies that one step reads: a window of long lines, and not the memory of the program.
 _READ_BYTES = 4 * 1024 * 1024
+
+# Those that are open, for L{_leave_to_parent}.
+_open_spools: weakref.WeakSet[Spool] = weakref.WeakSet()
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -66,6 +71,21 @@ class Step:
     removed: bool = False
     rows: list[tuple[int, bytes]] = Factory(list)
     error: SpoolError | None = None
+
+
+def _leave_to_parent() -> None:
+    """
+    In a forked child: never close a spool of the parent's.
+
+    A connection that is closed, if only by the garbage collector or the end of the child, takes
+    SQLite's write-ahead log away from under the parent, with every message in it: SQLite knows
+    nothing of forks.  One reference that nobody gives back keeps it open until the child is gone.
+    """
+    for spool in _open_spools:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(spool._db))
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 class Spool:
@@ -105,6 +125,7 @@ class Spool:
         except BaseException:
             self._db.close()
             raise
+        _open_spools.add(self)
 
     def _open(self, make_client: Callable[[], UUID]) -> None:
         db = self._db
@@ -153,6 +174,7 @@ class Spool:
 
     def close(self) -> None:
         """Close the file, which makes one of it again."""
+        _open_spools.discard(self)
         self._db.close()
 
     def do(self, step: Step) -> Step:

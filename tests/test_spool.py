@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -361,3 +363,30 @@ class Errors(SpoolCase):
         for size in (100, len(whole) // 2):
             self.path.write_bytes(whole[:size])
             self.assertRaises(SpoolError, Spool, self.path, lambda: CLIENT)
+
+
+FORKING = """
+import os, sys, uuid
+from msglog._spool import Spool, Step
+
+spool = Spool("spool", uuid.uuid4)
+spool.do(Step(add=[b"a"]))
+if os.fork() == 0:
+    if sys.argv[1] == "drops":
+        del spool
+    sys.exit()
+os.wait()
+spool.do(Step(add=[b"b"]))
+os._exit(0)  # as a kill ends it
+"""
+
+
+class Forks(SpoolCase):
+    def test_child(self) -> None:
+        """A forked child that drops its parent's spool, or ends with it, takes nothing away."""
+        for child in ("drops", "ends"):
+            self.path = self.path.with_name(child) / "spool"
+            self.path.parent.mkdir()
+            command = [sys.executable, "-c", FORKING, child]
+            subprocess.run(command, cwd=self.path.parent, check=True, timeout=30)
+            self.assertEqual(self.bodies(self.open()), [b"a", b"b"], child)
