@@ -13,7 +13,7 @@ HEIGHT = 6
 
 # Eighths of a row; where the terminal's encoding has no such characters, whole rows.
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
-_ASCII = "    ####"
+_ASCII = " #"
 
 # Columns, at most: wider ones only repeat what narrower ones show.
 _MOST_COLUMNS = 120
@@ -30,9 +30,8 @@ def rate_chart(
     @param blocks: whether its encoding has block characters.
     """
     first, last = min(spans), max(spans)
-    per_column = 1  # spans
-    labels = 0
-    while True:
+    per_column = max(1, (last - first) // _MOST_COLUMNS)  # spans
+    while True:  # a wider column makes the labels narrower
         columns = last // per_column - first // per_column + 1
         sums: dict[int, int] = {}
         for span, records in spans.items():

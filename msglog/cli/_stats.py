@@ -170,7 +170,7 @@ def _duration(seconds: float) -> str:
     """The two largest units that there are."""
     if seconds < 60:
         return f"{seconds:.3g} s"
-    parts = []
+    parts: list[str] = []
     left = round(seconds)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, length)
