@@ -21,7 +21,7 @@ _PREFIX = "MSGLOG_"
 
 # How like an option's a name is that can only be a typing error.  (Other programs have variables of
 # this prefix, as the msglog command has.)
-_ALIKE = 0.85
+_ALIKE = 0.8
 
 _YES, _NO = frozenset({"yes", "true", "1"}), frozenset({"no", "false", "0"})
 
