@@ -148,6 +148,13 @@ class Ping(SynchronousTestCase):
         )
         self.assertEqual(result.return_value, 1)
 
+    def test_interval(self) -> None:
+        """From one time to the next, and not before the first or after the last."""
+        slept: list[float] = []
+        self.patch(_ping.time, "sleep", slept.append)
+        self.ping([self.good] * 3, "--count", "3", "--interval", "0.25")
+        self.assertEqual(slept, [0.25, 0.25])
+
     def test_quiet(self) -> None:
         """Not a word when it is well; the status alone when it is not."""
         for answer, status in ((self.good, 0), (self.bad, 1)):

@@ -13,7 +13,6 @@ import struct
 import subprocess
 import termios
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -220,10 +219,8 @@ class TestPing:
         assert 0 < found["connect_ms"] < 10_000
 
     def test_count(self, server: Server) -> None:
-        """All on one connection, an interval apart."""
-        begin = time.monotonic()
-        done = msglog(server, "ping", "--count", "3", "--interval", "0.1")
-        assert time.monotonic() - begin > 0.2
+        """Several times, and the sum of it; nothing is logged."""
+        done = msglog(server, "ping", "--count", "3", "--interval", "0.01")
         lines = done.stdout.splitlines()
         assert len(lines) == 4
         assert lines[3].startswith("3 of 3 answered: ")
