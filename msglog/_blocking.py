@@ -20,6 +20,7 @@ from copy import copy
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 from uuid import UUID
 
 from ._batch import Receipt
@@ -27,8 +28,9 @@ from ._client_tls import TLS
 from ._errors import NotConnected, NotLogged, QueueFull
 from ._limits import ClientLimits
 from ._link import Link, tell
+from ._spool import Marks
 
-__all__ = ["BlockingClient", "connect"]
+__all__ = ["BlockingClient", "Waiter", "connect"]
 
 
 def connect(
@@ -71,6 +73,20 @@ def connect(
     return made
 
 
+class Waiter(Protocol):
+    """
+    Who is told what became of messages: a L{Future}, or anything with these two methods of its.
+
+    They are called in the client's thread, and must neither wait nor raise.
+    """
+
+    def set_result(self, result: Any, /) -> object:
+        """It is done."""
+
+    def set_exception(self, exception: Any, /) -> object:
+        """It is not."""
+
+
 class _Results(deque[Receipt | Exception]):
     """What many messages have in common that wait for their receipts: these come in order."""
 
@@ -89,6 +105,8 @@ class BlockingClient:
     See L{connect}, which makes one.  Its methods may be called from any thread.
 
     It does not survive a fork: connect in the process that sends.
+
+    @param close_at_exit: whether it is closed when Python ends, if it is not by then.
     """
 
     def __init__(
@@ -99,6 +117,7 @@ class BlockingClient:
         spool: Path | str | None = None,
         tls: TLS | None = None,
         limits: ClientLimits | None = None,
+        close_at_exit: bool = True,
     ) -> None:
         self._limits = limits or ClientLimits()
         self._lock = threading.Lock()
@@ -113,7 +132,8 @@ class BlockingClient:
         self._thread = threading.Thread(target=self._run, name="msglog client", daemon=True)
         self._thread.start()
         self._at_exit = partial(_close_at_exit, weakref.ref(self), os.getpid())
-        atexit.register(self._at_exit)
+        if close_at_exit:
+            atexit.register(self._at_exit)
 
     # --- sending ---------------------------------------------------------------------------
 
@@ -145,7 +165,7 @@ class BlockingClient:
                 pending -= 1
                 yield results.take()
             try:
-                self._put(body, results, None)
+                self.hand_over(body, results)
             except NotLogged as e:
                 refused = e  # but those before it are on their way
                 break
@@ -171,7 +191,7 @@ class BlockingClient:
         @raise NotLogged: it cannot be sent at all.
         """
         receipt: Future[Receipt] = Future()
-        self._put(body, receipt, None, block, timeout)
+        self.hand_over(body, receipt, None, block, timeout)
         return receipt
 
     def put(
@@ -180,40 +200,47 @@ class BlockingClient:
         block: bool = True,
         timeout: float | None = None,
         *,
-        mark: tuple[str, int | None] | None = None,
+        marks: Marks | None = None,
     ) -> Future[None]:
         """
         Hand a message to the spool.  See L{submit}.
 
-        @param mark: a key and a number to remember with the message, both or none of them (how far
-            a file was read, say); L{None} to forget the key.  L{marked} finds it.
+        @param marks: numbers to remember, by key, together with the message or not at all (how far
+            a file was read, say); L{None} to forget a key.  L{marked} finds them.
         @return: done when the message is in the spool, from where it is sent whatever happens;
             L{SpoolError} if the spool cannot take it.
         """
         if self._link.spool is None:
             raise NotLogged("this client has no spool", False)
         spooled: Future[None] = Future()
-        self._put(body, None, spooled, block, timeout, mark)
+        self.hand_over(body, None, spooled, block, timeout, marks)
         return spooled
 
-    def _put(
+    def hand_over(
         self,
         body: bytes,
-        receipt: Future[Receipt] | _Results | None,
-        spooled: Future[None] | None,
+        receipt: Waiter | None,
+        spooled: Waiter | None = None,
         block: bool = True,
         timeout: float | None = None,
-        mark: tuple[str, int | None] | None = None,
+        marks: Marks | None = None,
     ) -> None:
+        """
+        Hand over a message for those to whom a future for each is too much.  See L{submit} and
+        L{put} for the other parameters.
+
+        @param receipt: is told the message's receipt, or its L{NotLogged}; nobody, if L{None}.
+        @param spooled: is told when the message is in the spool (L{None}), or L{SpoolError}.
+        """
         with self._lock:
             try:
-                self._outbox.put(body, receipt, spooled, mark)
+                self._outbox.put(body, receipt, spooled, marks)
             except QueueFull:
                 if not block:
                     raise
                 if not self._wait_locked(lambda: self._no_longer_full(len(body)), timeout):
                     raise TimeoutError(f"there was no room within {timeout} s") from None
-                self._outbox.put(body, receipt, spooled, mark)
+                self._outbox.put(body, receipt, spooled, marks)
             wake, self._woken = not self._woken, True
         if wake:
             try:
@@ -275,6 +302,11 @@ class BlockingClient:
     def unsettled(self) -> int:
         """How many messages have neither a receipt nor an error, in the spool and out of it."""
         return self._outbox.unsettled
+
+    @property
+    def refused(self) -> int:
+        """How many messages the server did not take, for good, while this client was open."""
+        return self._outbox.refused
 
     @property
     def trouble(self) -> str:

@@ -23,7 +23,7 @@ from ._batch import Receipt
 from ._errors import NotLogged, QueueFull, SpoolError, Unanswered
 from ._limits import ClientLimits
 from ._session import Delivered, Message, Session
-from ._spool import Step
+from ._spool import Marks, Step
 
 __all__ = ["MESSAGE_COST", "Outbox", "Outcomes", "Result"]
 
@@ -69,6 +69,7 @@ class Outbox:
     @param limits: see L{ClientLimits}.
     @param client: the client id; a new one if not given.
     @ivar session: the protocol's side.
+    @ivar refused: how many messages the server did not take, for good.
     """
 
     def __init__(self, limits: ClientLimits, client: UUID | None = None) -> None:
@@ -84,6 +85,7 @@ class Outbox:
         self._bytes = 0  # what these cost
         self._handed_over = handed_over  # how many messages ever were
         self._settled = 0  # how many of these are durable or refused
+        self.refused = 0  # how many were refused
 
     # --- the callers' side -----------------------------------------------------------------
 
@@ -99,18 +101,18 @@ class Outbox:
         body: bytes,
         waiter: Any = None,
         spooled: Any = None,
-        mark: tuple[str, int | None] | None = None,
+        marks: Marks | None = None,
     ) -> None:
         """
         Take a message.
 
         @param waiter: is told what became of it, its receipt or L{NotLogged}.
         @param spooled: is told when it is in the spool (L{None}), or why it is not.
-        @param mark: what the spool should remember together with it.
+        @param marks: what the spool should remember together with it.
         @raise NotLogged: it is not taken: the client is closed or has failed, the message is
             longer than the server takes, or there is no room (L{QueueFull}).
         @raise TypeError: it is not bytes.
-        @raise ValueError: the mark is a number that the spool cannot hold.
+        @raise ValueError: a mark is a number that the spool cannot hold.
         """
         self._check(body)
         if self.session.failure is not None:
@@ -172,6 +174,7 @@ class Outbox:
                 if event.message.waiter is None:
                     outcomes.unheard.append(event.error)
                 outcomes.tell(event.message.waiter, event.error)
+                self.refused += 1
                 self._release([event.message], 0)
         if self.session.failure is not None:
             self._give_up(self.session.failure, outcomes)

@@ -17,7 +17,7 @@ import ctypes
 import os
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,10 @@ from attrs import Factory, define
 
 from ._errors import SpoolError
 
-__all__ = ["Spool", "Step"]
+__all__ = ["Marks", "Spool", "Step"]
+
+# What to remember, by key: a number, or None to forget it.
+Marks = Mapping[str, int | None]
 
 _VERSION = 1
 

@@ -12,7 +12,7 @@ from ._errors import NotLogged, SpoolError
 from ._limits import ClientLimits
 from ._outbox import MESSAGE_COST, Outbox, Outcomes
 from ._session import Message, Session
-from ._spool import Spool, Step
+from ._spool import Marks, Spool, Step
 
 __all__ = ["SpooledOutbox"]
 
@@ -24,7 +24,7 @@ class _Entry:
     body: bytes
     waiter: Any
     spooled: Any
-    mark: tuple[str, int | None] | None
+    marks: Marks
 
 
 class SpooledOutbox(Outbox):
@@ -77,7 +77,7 @@ class SpooledOutbox(Outbox):
         body: bytes,
         waiter: Any = None,
         spooled: Any = None,
-        mark: tuple[str, int | None] | None = None,
+        marks: Marks | None = None,
     ) -> None:
         """
         See L{Outbox.put}.
@@ -86,12 +86,13 @@ class SpooledOutbox(Outbox):
         client id.
         """
         self._check(body)
-        if mark is not None and mark[1] is not None and not -(2**63) <= mark[1] < 2**63:
-            raise ValueError(f"the mark {mark[0]} is not a number of 64 bits: {mark[1]}")
+        for key, value in (marks or {}).items():
+            if value is not None and not -(2**63) <= value < 2**63:
+                raise ValueError(f"the mark {key} is not a number of 64 bits: {value}")
         if self.session.failure is not None and waiter is not None:
             raise copy(self.session.failure)
         self._hold(len(body))
-        self._adding.append(_Entry(body, waiter, spooled, mark))
+        self._adding.append(_Entry(body, waiter, spooled, marks or {}))
         self._adding_size += len(body)
 
     def _full(self) -> str:
@@ -141,7 +142,7 @@ class SpooledOutbox(Outbox):
         self._adding_size = 0
         step = Step(
             add=[entry.body for entry in self._entries],
-            marks=dict(entry.mark for entry in self._entries if entry.mark is not None),
+            marks={key: entry.marks[key] for entry in self._entries for key in entry.marks},
             settled=self._sequences,
             through=self._through,
             after=self._read,
