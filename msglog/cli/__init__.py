@@ -17,8 +17,6 @@ import sys
 
 import click
 
-from .. import __version__
-
 __all__ = ["main"]
 
 # In the order in which a person meets them.
@@ -40,7 +38,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="msglog %(version)s")
+@click.version_option(package_name="msglog", message="msglog %(version)s")
 def _msglog() -> None:
     """Send messages to a msglog server, and read and check its logs."""
 

@@ -6,10 +6,12 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
-from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = [
     "DEFAULT_SERVER",
@@ -32,6 +34,9 @@ def terminal(stream: IO[str] | None = None) -> Console:
 
     @param stream: stderr if not given, where progress and remarks go, so that stdout has results.
     """
+    # Not above: 20 ms that a ping need not wait for.
+    from rich.console import Console
+
     return Console(file=stream or sys.stderr, markup=False, emoji=False, highlight=False)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
+from typing import TYPE_CHECKING
 
 import click
 import orjson
 
-from .._client_tls import TLS
 from .._enquiry import Answer, Enquirer, EnquiryFailed
 from .._servers import address_text, parse_servers
 from ._console import printable, servers_option, tls_options
+
+if TYPE_CHECKING:
+    from .._client_tls import TLS
 
 __all__ = ["command"]
 
@@ -123,12 +125,12 @@ class _Tally:
             self.round_trips.append(answer.round_trip_ns / 1e6)
 
     def text(self) -> str:
-        took = self.round_trips
+        took = sorted(self.round_trips)
         text = f"{len(took)} of {self.asked} answered"
         if took:
             text += (
-                f": least {min(took):.3f} ms, median {statistics.median(took):.3f} ms, "
-                f"most {max(took):.3f} ms"
+                f": least {took[0]:.3f} ms, median {took[len(took) // 2]:.3f} ms, "
+                f"most {took[-1]:.3f} ms"
             )
         return text
 
