@@ -130,7 +130,9 @@ class _Watcher:
         if self.full_since is None:
             self.request.write(event)
         elif self.seconds() - self.full_since >= _SLOW_SECONDS:
-            self.request.loseConnection()
+            # To close it would wait for what it does not read.
+            transport: Any = self.request.channel.transport
+            transport.abortConnection()
 
     def pauseProducing(self) -> None:
         if self.full_since is None:

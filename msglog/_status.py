@@ -94,6 +94,7 @@ class StatusServer:
             limits.max_watchers,
         )
         self._site = make_site(
+            reactor,
             {
                 b"": Page(),
                 b"events": self._events,

@@ -21,7 +21,7 @@ from importlib.resources import files
 from typing import Any
 
 import orjson
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.http import NOT_ALLOWED, NOT_FOUND, OK, SERVICE_UNAVAILABLE
 from twisted.web.resource import Resource
@@ -198,12 +198,13 @@ class BoundedSite(Site):
     @ivar names: what it may be called in a Host header besides an address and C{localhost}.
     """
 
-    requestFactory = _StatusRequest
     displayTracebacks = False
     noisy = False
 
-    def __init__(self, resource: Resource, names: Collection[str]) -> None:
-        super().__init__(resource, requestFactory=_StatusRequest, timeout=_IDLE_SECONDS)
+    def __init__(self, reactor: IReactorTime, resource: Resource, names: Collection[str]) -> None:
+        super().__init__(
+            resource, requestFactory=_StatusRequest, timeout=_IDLE_SECONDS, reactor=reactor
+        )
         self.names = frozenset(name.lower() for name in names)
 
     def log(self, request: Any) -> None:
@@ -224,11 +225,15 @@ class _Bounded(WrappingFactory):
 
 
 def make_site(
-    resources: dict[bytes, Resource], names: Collection[str], connections: int
+    reactor: IReactorTime,
+    resources: dict[bytes, Resource],
+    names: Collection[str],
+    connections: int,
 ) -> WrappingFactory:
     """
     What is listened with.
 
+    @param reactor: for time.
     @param resources: by their path without the slash; C{b""} is the page.
     @param names: see L{BoundedSite}.
     @param connections: how many there may be at a time.
@@ -236,4 +241,4 @@ def make_site(
     root = _Root()
     for path, resource in resources.items():
         root.putChild(path, resource)
-    return _Bounded(BoundedSite(root, names), connections)
+    return _Bounded(BoundedSite(reactor, root, names), connections)
