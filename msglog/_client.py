@@ -41,7 +41,7 @@ __all__ = ["MessageLogClient"]
 
 
 @implementer(IStreamClientEndpoint)
-class _Failover:
+class Failover:
     """Several endpoints as one: each attempt goes to the next of them."""
 
     def __init__(
@@ -226,6 +226,21 @@ class MessageLogClient(Service):
         return self._outbox.session.client if self._outbox is not None else self._client
 
     @property
+    def refused(self) -> int:
+        """How many messages the server did not take, for good, since the start."""
+        return self._outbox.refused if self._outbox is not None else 0
+
+    @property
+    def max_body(self) -> int | None:
+        """The longest body that the server takes, bytes; L{None} before it has said so."""
+        return self._outbox.session.max_body if self._outbox is not None else None
+
+    @property
+    def spool(self) -> Path | str | None:
+        """The spool's file, if there is one."""
+        return self._spool_path
+
+    @property
     def trouble(self) -> str:
         """Why there is no progress at the moment, for people; empty if there is."""
         return self._outbox.session.trouble if self._outbox is not None else ""
@@ -390,7 +405,7 @@ class MessageLogClient(Service):
         factory = Factory.forProtocol(partial(_Connection, self))
         factory.noisy = False
         self._connector = ClientService(
-            _Failover(self._endpoints, self._not_connected),
+            Failover(self._endpoints, self._not_connected),
             factory,
             self._delay,
             self._reactor,
