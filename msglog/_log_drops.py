@@ -1,0 +1,74 @@
+"""What a program's log could not hand over: counted, and said in the log itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ._log_event import event_time
+
+__all__ = ["Drops", "remark"]
+
+
+def remark(text: str, **fields: Any) -> dict[str, Any]:
+    """An event of our own, in the same log."""
+    return {
+        "time": event_time(time.time()),
+        "level": "WARNING",
+        "logger": "msglog.client",
+        "message": text,
+        "fields": fields,
+    }
+
+
+class Drops:
+    """
+    May be used by any thread, and none ever waits for another's I/O here.
+
+    @ivar count: how many messages were dropped.
+    @ivar unsaid: how many of them the log does not say yet.
+    @ivar why: why the last of them was.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._saying = threading.Lock()
+        self.count = 0
+        self.unsaid = 0
+        self.why = ""
+
+    def add(self, why: str) -> None:
+        """One more."""
+        with self._lock:
+            self.count += 1
+            self.unsaid += 1
+            self.why = why
+
+    def say(self, take: Callable[[dict[str, Any]], bool]) -> None:
+        """
+        Say what was not said.
+
+        @param take: takes an event, and returns whether it could be taken.
+        """
+        # Somebody else who says it, or we ourselves further up the stack, says enough.
+        if not self.unsaid or not self._saying.acquire(blocking=False):
+            return
+        try:
+            count = self.unsaid
+            if take(remark(f"{_messages(count)} dropped: {self.why}", dropped=count)):
+                with self._lock:
+                    self.unsaid -= count
+        finally:
+            self._saying.release()
+
+    def text(self) -> str:
+        """What was not said, for people; empty if there is nothing."""
+        if not self.unsaid:
+            return ""
+        return f"{_messages(self.unsaid)} not logged, as far as is known: {self.why}"
+
+
+def _messages(count: int) -> str:
+    return "1 message was" if count == 1 else f"{count} messages were"
