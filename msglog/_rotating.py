@@ -15,6 +15,7 @@ new log made             as after a rotation
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ._disk import Disk
@@ -51,7 +52,8 @@ def move_aside(
     try:
         disk.rename(log, rotated)
     except OSError:
-        disk.remove(rotated)
+        with suppress(OSError):  # then an empty file is left
+            disk.remove(rotated)
         raise
     # The old file has its new name for good before its old one is given to another.
     sync_folder()

@@ -12,14 +12,13 @@ import shutil
 import socket
 import statistics
 import subprocess
-import threading
 import time
-import uuid
 
 import pytest
 import wire
 from activator import EXEC, Activator
 from conftest import BIN, free_port, wait_until
+from senders import Prober, Sender, running
 
 import msglog
 
@@ -30,58 +29,6 @@ CLIENTS = 8
 # imports, and takes as long again for each neighbour on the machine that works as hard.
 MEDIAN_SECONDS = 1.0
 WORST_SECONDS = 3.0
-
-
-class Sender(threading.Thread):
-    """A client that sends one message after the other, or a window of them."""
-
-    def __init__(self, port: int, at_a_time: int) -> None:
-        super().__init__()
-        self.port = port
-        self.at_a_time = at_a_time
-        self.bodies: list[bytes] = []
-        self.moments: list[float] = []
-        self.client = uuid.uuid4()
-        self.ended = threading.Event()
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            with msglog.connect(f"127.0.0.1:{self.port}", client=self.client) as log:
-                while not self.ended.is_set():
-                    first = len(self.bodies)
-                    bodies = [b"%d" % n for n in range(first, first + self.at_a_time)]
-                    self.bodies += bodies
-                    for _ in log.send_all(bodies):
-                        self.moments.append(time.monotonic())
-                    # Not as fast as it goes: the machine is to be busy, not full.
-                    time.sleep(0.002)
-        except BaseException as e:
-            self.error = e
-
-    def silences(self) -> list[float]:
-        """Seconds between an answer and the next."""
-        return [b - a for a, b in zip(self.moments, self.moments[1:], strict=False)]
-
-
-class Prober(threading.Thread):
-    """Connects again and again, and counts what is refused."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__()
-        self.port = port
-        self.ended = threading.Event()
-        self.made = 0
-        self.refused: list[OSError] = []
-
-    def run(self) -> None:
-        while not self.ended.is_set():
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 10):
-                    self.made += 1
-            except OSError as e:
-                self.refused.append(e)
-            time.sleep(0.005)
 
 
 @pytest.fixture
@@ -97,9 +44,7 @@ def test_restarts_under_load(activator) -> None:
     senders = [Sender(activator.port, 1 if n % 2 else 50) for n in range(CLIENTS)]
     prober = Prober(activator.port)
     silences = []
-    for thread in (*senders, prober):
-        thread.start()
-    try:
+    with running([*senders, prober]):
         for _ in range(RESTARTS):
             with socket.create_connection(("127.0.0.1", activator.port)):  # never says anything
                 reached = [len(s.moments) for s in senders]
@@ -124,11 +69,6 @@ def test_restarts_under_load(activator) -> None:
                     )
                     for s in senders
                 ]
-    finally:
-        for thread in (*senders, prober):
-            thread.ended.set()
-        for thread in (*senders, prober):
-            thread.join(30)
     activator.stop()
     assert [s.error for s in senders] == [None] * CLIENTS
     assert prober.refused == []
