@@ -161,7 +161,7 @@ class Link:
             self._trouble(f"no connection to {host}:{port} within {seconds:g} s")
         except TLSError as e:
             self._trouble(str(e))
-        except (OSError, RuntimeError) as e:  # RuntimeError: no names are found while Python ends
+        except OSError as e:
             self._trouble(f"no connection to {host}:{port}: {e}")
         else:
             await self._lost.wait()
@@ -170,9 +170,29 @@ class Link:
         tls, name = None, None
         if self._tls is not None:
             tls, name = self._tls.context(), self._tls.server_name or host
-        await asyncio.get_running_loop().create_connection(
-            lambda: _Connection(self), host, port, ssl=tls, server_hostname=name
+        connect = partial(
+            asyncio.get_running_loop().create_connection,
+            partial(_Connection, self),
+            port=port,
+            ssl=tls,
+            server_hostname=name,
         )
+        try:
+            await connect(host=host)
+        except RuntimeError:
+            # Python ends, and starts no more threads for names to be looked up in; but what a
+            # program says last is to be sent too, and nobody minds if this thread waits.
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            await self._connect_to_any(connect, [address[0] for *_, address in found])
+
+    async def _connect_to_any(self, connect: Any, hosts: list[Any]) -> None:
+        for host in hosts:
+            try:
+                await connect(host=host)
+                return
+            except OSError:
+                if host == hosts[-1]:
+                    raise
 
     # --- the connection --------------------------------------------------------------------
 
