@@ -16,7 +16,7 @@ from uuid import UUID
 
 from ._blocking import BlockingClient
 from ._client_tls import TLS
-from ._errors import NotLogged, SessionFailed
+from ._errors import NotConnected, NotLogged, SessionFailed
 from ._limits import ClientLimits
 from ._log_drops import Drops, remark
 from ._log_event import DEFAULT_MAX_BODY, encode, event_time
@@ -26,6 +26,10 @@ __all__ = ["LogHandler"]
 # Seconds that a flush, and with it the end of a program, waits for receipts: while a log server is
 # away for an hour, no program takes an hour to end.
 FLUSH_SECONDS = 5.0
+
+# Seconds that the making of a handler waits for the server's terms, if nothing else says how long a
+# message may be: many times what a network needs, and nobody sees a program start so much later.
+_GREETING_SECONDS = 0.25
 
 # How often a flush looks whether there is still a point in waiting.
 _LOOK_SECONDS = 0.1
@@ -55,7 +59,8 @@ class LogHandler(logging.Handler):
     @param tls: how to speak TLS, or a mapping with its parameters.
     @param limits: see L{ClientLimits}, or a mapping with some of them.
     @param max_body: how long a message may be, in bytes, before the server has said how long it
-        may be.
+        may be.  Without it, a new handler waits a moment for the server to say so, and takes the
+        server's default if that says nothing.
     @param flush_seconds: how long a flush, and the end of the program, waits for receipts.
     @param level: see L{logging.Handler}.
     @raise SpoolError: the spool cannot be used.
@@ -71,13 +76,13 @@ class LogHandler(logging.Handler):
         spool: Path | str | None = None,
         tls: TLS | Mapping[str, Any] | None = None,
         limits: ClientLimits | Mapping[str, Any] | None = None,
-        max_body: int = DEFAULT_MAX_BODY,
+        max_body: int | None = None,
         flush_seconds: float = FLUSH_SECONDS,
         level: int | str = logging.NOTSET,
     ) -> None:
         super().__init__(level)
         self.flush_seconds = flush_seconds
-        self._max_body = max_body
+        self._max_body = DEFAULT_MAX_BODY if max_body is None else max_body
         self._spool = spool
         self._connect: Callable[..., BlockingClient] = partial(
             BlockingClient,
@@ -95,6 +100,16 @@ class LogHandler(logging.Handler):
             client=UUID(client) if isinstance(client, str) else client, spool=spool
         )
         _handlers.add(self)
+        if max_body is None:
+            self._await_terms(self._client)
+
+    def _await_terms(self, client: BlockingClient) -> None:
+        deadline = time.monotonic() + _GREETING_SECONDS
+        while client.max_body is None and not client.trouble and time.monotonic() < deadline:
+            try:
+                client.wait_connected(_GREETING_SECONDS / 10)
+            except (NotConnected, SessionFailed):
+                pass  # a program starts all the same, and its log says what became of it
 
     def _begin(self) -> None:
         """What a forked child begins with too."""
