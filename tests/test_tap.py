@@ -65,6 +65,15 @@ class OptionsTest(SynchronousTestCase):
             error = self.assertRaises(UsageError, parse, *words)
             self.assertIn(named, str(error))
 
+    def test_http(self) -> None:
+        """Off by default; an endpoint that is none is a usage error."""
+        self.assertNotIn("http-endpoint", parse())
+        options = parse("--http", "tcp:0", "--http-host", "a", "--http-host", "b", "--http-bodies")
+        self.assertEqual(options["http-endpoint"][0], "tcp:0")
+        self.assertEqual(options["http-host"], ["a", "b"])
+        error = self.assertRaises(UsageError, parse, "--http", "nonsense:1")
+        self.assertIn("--http nonsense:1", str(error))
+
     def test_version(self) -> None:
         """--version is msglog's, not Twisted's."""
         self.assertRaises(SystemExit, parse, "--version")
@@ -89,6 +98,7 @@ class ManualTest(SynchronousTestCase):
         expected = {
             "listen": tap.DEFAULT_LISTEN,
             "listen-tls": "",
+            "http-host": "",
             **{name: str(default or "") for name, _, default, *_ in tap.Options.optParameters},
             **{name: "" for name, *_ in tap.Options.optFlags},
         }
