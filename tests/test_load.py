@@ -138,7 +138,7 @@ class BlocksOfFrames(SynchronousTestCase):
             address = (0, ("127.0.0.1", 1))
             return block_messages(Plan(address, connections, window, size, 0, 1))  # type: ignore[arg-type]
 
-        self.assertEqual(messages(1, 1, 256), 16)
+        self.assertEqual(messages(1, 1, 256), 32)
         self.assertEqual(messages(1, 100, 256), 128)
         self.assertEqual(messages(1, 1000, 256), 256)
         self.assertEqual(messages(10_000, 1000, 256), 32)

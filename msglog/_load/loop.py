@@ -42,8 +42,9 @@ _POLL_SECONDS = 0.02
 # wide windows: 82 MB) and little enough for any machine.
 _BLOCKS_BYTES = 128 * 1024 * 1024
 
-# Blocks are not shorter than this for narrow windows: writing one is 6 µs of work.
-_SHORTEST_BLOCK = 16
+# Blocks are not shorter than this for narrow windows: writing one is 6 µs of work, and with this
+# length 0.2 µs a message.
+_SHORTEST_BLOCK = 32
 
 # As many messages as nobody sends: where only the time is a limit.
 UNCOUNTED = 1 << 62
