@@ -162,6 +162,20 @@ class Steps(SpoolCase):
         spool.close()
         self.assertEqual(self.state(self.open()), (OTHER, 1, 1, 1, 2, [b"b"]))
 
+    def test_waits_for_the_disk(self) -> None:
+        """A step waits for the disk if something would be lost otherwise, and only then."""
+        spool = self.new(b"a", b"b")
+        statements: list[str] = []
+        spool._db = Watched(spool._db, statements.append)
+        for step, mode in (
+            ({"add": [b"c"], "through": 1, "settled": 1}, "FULL"),
+            ({"marks": {"x": 1}}, "FULL"),
+            ({"through": 2, "settled": 1}, "NORMAL"),
+        ):
+            statements.clear()
+            self.do(spool, **step)
+            self.assertEqual(statements[0], f"PRAGMA synchronous={mode}")
+
     def test_nothing_to_do(self) -> None:
         """An empty step changes nothing."""
         spool = self.new(b"a")
