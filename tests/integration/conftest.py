@@ -8,9 +8,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 BIN = Path(sys.executable).parent
 
@@ -91,6 +94,33 @@ class Server:
         self.process.send_signal(signal.SIGHUP)
 
 
+class Watched(Server):
+    """A server with --http."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.http = free_port()
+        address = f"tcp:{self.http}:interface=127.0.0.1"
+        super().__init__(folder, "--http", address, *options)
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as e:
+            return e.code, e.read().decode()
+
+    def metrics(self) -> dict[tuple[str, str], float]:
+        """Each sample's value by its name and the value of its first label, if it has one."""
+        status, text = self.get("/metrics")
+        assert status == 200
+        return {
+            (sample.name, next(iter(sample.labels.values()), "")): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+
 @pytest.fixture
 def make_server(tmp_path):
     servers = []
@@ -108,3 +138,22 @@ def make_server(tmp_path):
 @pytest.fixture
 def server(make_server) -> Server:
     return make_server().start()
+
+
+@pytest.fixture
+def make_watched(tmp_path):
+    servers = []
+
+    def make(*options: str) -> Watched:
+        server = Watched(tmp_path, *options)
+        servers.append(server)
+        return server
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def watched(make_watched) -> Watched:
+    return make_watched().start()

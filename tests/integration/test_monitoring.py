@@ -13,64 +13,16 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.error
 import urllib.request
 import uuid
 from pathlib import Path
 
 import pytest
 import wire
-from conftest import Server, free_port, wait_until
-from prometheus_client.parser import text_string_to_metric_families
+from conftest import Server, Watched, free_port, wait_until
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 A = uuid.uuid4().bytes
-
-
-class Watched(Server):
-    """A server with --http."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.http = free_port()
-        address = f"tcp:{self.http}:interface=127.0.0.1"
-        super().__init__(folder, "--http", address, *options)
-
-    def get(self, path: str, **headers: str) -> tuple[int, str]:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", headers=headers)
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as e:
-            return e.code, e.read().decode()
-
-    def metrics(self) -> dict[tuple[str, str], float]:
-        """Each sample's value by its name and the value of its first label, if it has one."""
-        status, text = self.get("/metrics")
-        assert status == 200
-        return {
-            (sample.name, next(iter(sample.labels.values()), "")): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-
-@pytest.fixture
-def make_watched(tmp_path):
-    servers = []
-
-    def make(*options: str) -> Watched:
-        server = Watched(tmp_path, *options)
-        servers.append(server)
-        return server
-
-    yield make
-    for server in servers:
-        server.kill()
-
-
-@pytest.fixture
-def watched(make_watched) -> Watched:
-    return make_watched().start()
 
 
 def send_all(port: int, count: int, window: int) -> None:
