@@ -27,7 +27,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 _CLOCK = r"(?P<clock>\d\d:\d\d(:\d\d(\.\d{1,6})?)?)(?P<zone>Z|[+-]\d\d:?\d\d)?"
-_WRITTEN = re.compile(rf"((?P<date>\d{{4}}-\d\d-\d\d)([T ]|$))?({_CLOCK})?", re.IGNORECASE)
+_TIME_OF_DAY = re.compile(_CLOCK, re.IGNORECASE)
+_DATE = re.compile(rf"(?P<date>\d{{4}}-\d\d-\d\d)([T ]{_CLOCK})?", re.IGNORECASE)
 _AGO = re.compile(r"(?P<count>\d{1,9})(?P<unit>[smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -45,8 +46,8 @@ def parse_moment(text: str, now: datetime) -> int:
             moment = midnight - timedelta(days=text == "yesterday")
         elif ago := _AGO.fullmatch(text):
             moment = now - timedelta(seconds=int(ago["count"]) * _SECONDS[ago["unit"]])
-        elif text and (written := _WRITTEN.fullmatch(text)):
-            date = written["date"] or now.strftime("%Y-%m-%d")
+        elif written := _DATE.fullmatch(text) or _TIME_OF_DAY.fullmatch(text):
+            date = written.groupdict().get("date") or now.strftime("%Y-%m-%d")
             clock, zone = written["clock"] or "00:00", (written["zone"] or "Z").upper()
             moment = datetime.fromisoformat(f"{date}T{clock}{zone}")
         else:

@@ -42,7 +42,7 @@ def rate_chart(
         labels = len(_rate(max(rates)))
         if columns <= max(1, min(width - labels - 2, _MOST_COLUMNS)):
             break
-        per_column += 1
+        per_column += 1 + per_column // 16
     top = max(rates)
     lines = []
     characters = _EIGHTHS if blocks else _ASCII
