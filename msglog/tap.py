@@ -394,6 +394,11 @@ class _Program(MessageLogService):
                 self.factory.limits = evolve(self.factory.limits, max_connections=most)
 
 
+def _end_at_once(number: int, frame: object) -> None:
+    """End as a process does that has no handler for the signal: a start can be cut short anywhere."""
+    os._exit(128 + number)
+
+
 def _exit_failed() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
@@ -418,4 +423,8 @@ def makeService(options: Options) -> MessageLogService:
     # Until the reactor runs: a rotation that is told in the middle of a long recovery must not
     # end it.  What it asks for is done then anyway.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if os.getpid() == 1:
+        # The kernel keeps a signal from a container's first process that it has no handler for, and
+        # a long recovery could be ended by nothing but a kill.
+        signal.signal(signal.SIGTERM, _end_at_once)
     return _Program(reactor, options)
