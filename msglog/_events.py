@@ -61,14 +61,12 @@ def last_records(path: Path, size: int, *, bodies: bool) -> list[dict[str, Any]]
     with path.open("rb") as file:
         file.seek(begin)
         lines = file.read(size - begin).split(b"\n")
-    if begin:
-        del lines[0]  # most likely the end of a line
     records = []
     for line in reversed(lines[:-1][-_RECORDS_SHOWN:]):
         try:
             record = parse_line(line + b"\n")
         except RecordError:
-            continue
+            continue  # damaged; or the first one, of which only the end was read
         shown = {
             "time": format_time(record.time).decode(),
             "client": str(UUID(bytes=record.client)),

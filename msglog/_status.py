@@ -181,7 +181,7 @@ class StatusServer:
 
 def _start_facts(figures: Figures, began: float) -> list[tuple[str, str]]:
     recovered = figures.recovered
-    since = format_time(int(began * 1e6)).decode()
+    since = format_time(int(began * 1e6)).decode()[:19].replace("T", " ") + " UTC"
     facts = [
         ("Version", f"msglog {__version__}"),
         ("Running since", since),

@@ -163,7 +163,7 @@ def test_no_messages_unless_asked_for(page) -> None:
     ((when, client, sequence, size),) = page.rows("records")
     assert (client, sequence, size) == (CLIENT, "1", str(len(HOSTILE)))
     assert when[:2] == "20"
-    assert page.text("records-head").split("\t") == ["Time", "Client", "Sequence", "Bytes"]
+    assert page.text("records-head").split("\t") == ["Time (UTC)", "Client", "Sequence", "Bytes"]
     assert "onerror" not in page.run("return JSON.stringify(told)")
 
 
