@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ._journal import Journal
     from ._limits import ClientLimits, Limits
     from ._records import Record, parse_line
+    from ._rotation_rule import RotationRule
     from ._service import MessageLogService
     from ._store import FileStore
     from .interfaces import IStore
@@ -68,6 +69,7 @@ __all__ = [
     "Record",
     "RecordError",
     "Refusal",
+    "RotationRule",
     "SessionFailed",
     "SpoolError",
     "StartError",
@@ -106,6 +108,7 @@ _HOMES = {
     "_limits": ("ClientLimits", "Limits"),
     "_factory": ("MessageLogFactory",),
     "_records": ("Record", "parse_line"),
+    "_rotation_rule": ("RotationRule",),
     "_service": ("MessageLogService",),
     "_store": ("FileStore",),
     "interfaces": ("IStore",),

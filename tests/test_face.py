@@ -15,8 +15,9 @@ from msglog import aio
 PUBLIC = """
     Batch BlockingClient ClientLimits FileStore IStore Journal LedgerDamaged Limits LogDamaged
     LogLocked MessageLogClient MessageLogFactory MessageLogService MsglogError NackCode
-    NotConnected NotLogged QueueFull Receipt Record RecordError Refusal SessionFailed SpoolError
-    StartError StoreFailed TLS TLSError Unanswered Verdict __version__ connect parse_line
+    NotConnected NotLogged QueueFull Receipt Record RecordError Refusal RotationRule SessionFailed
+    SpoolError StartError StoreFailed TLS TLSError Unanswered Verdict __version__ connect
+    parse_line
 """
 
 
