@@ -220,7 +220,7 @@ def test_does_not_start(make_server, words) -> None:
 
 
 def test_backup_and_restore(make_server, tmp_path) -> None:
-    """What was rotated away never changes; its copies, put back without a ledger, are all there is."""
+    """What was rotated away never changes; its copies, put back without a ledger, are enough."""
     server = make_server("--rotate", "64KiB").start()
     log_some(server, 1500)
     server.log.rename(server.log.with_name("messages.jsonl-1764028800"))
