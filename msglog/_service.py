@@ -22,7 +22,7 @@ from ._figures import Figures, read_figures
 from ._health import Health, judge
 from ._store import FileStore
 
-__all__ = ["MessageLogService"]
+__all__ = ["MessageLogService", "is_local"]
 
 
 class MessageLogService(Service):
@@ -108,7 +108,7 @@ class MessageLogService(Service):
                     error = error.socketError
                 raise StartError(f"cannot listen on {name}: {error}")
         for port in self._ports:
-            if _is_plain(port) and not _is_local(port.getHost()):
+            if _is_plain(port) and not is_local(port.getHost()):
                 self._see_plain(port)
             if isinstance(port, tcp.Port):
                 # Twisted has room for 50 connections that wait to be accepted.  Clients come back
@@ -163,7 +163,7 @@ def _is_plain(port: Any) -> bool:
     return tls is None or not isinstance(getattr(port, "factory", None), tls.TLSMemoryBIOFactory)
 
 
-def _is_local(host: IAddress) -> bool:
+def is_local(host: IAddress) -> bool:
     """Whether only this machine can connect to an address."""
     if not isinstance(host, IPv4Address | IPv6Address):
         return True

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable, Collection
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -19,21 +18,10 @@ from ._errors import StartError
 from ._events import Events, last_records
 from ._figures import Figures
 from ._records import format_time
-from ._service import MessageLogService
+from ._service import MessageLogService, is_local
 from ._web import Page, Probe, make_site
 
-__all__ = ["StatusServer", "is_local"]
-
-
-def is_local(address: IAddress) -> bool:
-    """Whether only this machine can connect to an address."""
-    host = getattr(address, "host", None)
-    if host is None:
-        return hasattr(address, "name")  # a socket in the file system
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+__all__ = ["StatusServer"]
 
 
 class StatusServer:

@@ -90,8 +90,8 @@ class _StatusRequest(Request):
         """Answer, if the method and the name are right."""
         for name, value in _HEADERS.items():
             self.setHeader(name, value)
-        host = self.getHeader("host")
-        if not answers_to(host, self.channel.site.names):
+        channel: Any = self.channel
+        if not answers_to(self.getHeader("host"), channel.site.names):
             self.write(
                 say(
                     self,

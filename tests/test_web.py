@@ -19,7 +19,7 @@ from msglog._counts import ConnectionCounts
 from msglog._events import Events, Sampler, last_records
 from msglog._health import Health
 from msglog._records import format_fragments, format_time, opening
-from msglog._status import is_local
+from msglog._service import is_local
 from msglog._web import Page, Probe, answers_to, make_site
 from msglog.testing import MemoryTransport, make_batch
 
