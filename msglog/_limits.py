@@ -216,7 +216,7 @@ class ClientLimits:
         64 * MIB,
         "bytes",
         "held for messages without a receipt before a further one waits or fails",
-        "what a program can spare for its log; counts twice each body and 1 KiB",
+        "what a program can spare for its log; counts twice each body and 2 KiB",
     )
     spool_bytes: int = _limit(
         1024 * MIB,

@@ -30,9 +30,9 @@ __all__ = ["MESSAGE_COST", "Outbox", "Outcomes", "Result"]
 # What whoever waits is told: a receipt or why there is none; of the spool, None when it has it.
 Result = Receipt | NotLogged | SpoolError | None
 
-# What holding a message costs besides twice its body (once here, once in a transport): 700 bytes
-# with a Deferred, 900 with a concurrent Future, on CPython 3.11.
-MESSAGE_COST = 1024
+# What holding a message costs besides twice its body (once here, once in a transport): 350 bytes
+# with a Deferred or an asyncio Future, 1900 with a concurrent Future (resident, on CPython 3.11).
+MESSAGE_COST = 2048
 
 
 @define(slots=True, eq=False)
