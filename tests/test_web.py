@@ -242,6 +242,9 @@ class EventsTest(SiteCase):
         self.clock.advance(1)
         (second,) = self.told(transport)
         self.assertEqual(second["samples"], [[3, 500, 0.000997]])
+        self.clock.pump([1.0] * 100)  # longer than a connection may be silent
+        self.assertEqual(len(self.told(transport)), 100)
+        self.assertFalse(transport.disconnecting)
 
     def test_bounded(self) -> None:
         """One watcher too many is told to come back, and may when one has gone."""
