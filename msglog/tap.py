@@ -318,9 +318,11 @@ class _Program(MessageLogService):
             )
         if self._supervision is not None:
             self._supervision.recovering()
+        if self._status is not None:
+            # Before the log is in use: a port that is taken is found out without touching it.
+            self._status.listen()
         super().startService()
         if self._status is not None:
-            self._status.listen()
             self._status.start()
         # What is loaded now stays; and the messages of one commit are allocated and freed by the
         # thousand without a cycle among them, which the collector would search through each time
