@@ -8,11 +8,13 @@ __all__ = [
     "LedgerDamaged",
     "LogDamaged",
     "LogLocked",
+    "LogUnreadable",
     "MsglogError",
     "NotConnected",
     "NotLogged",
     "QueueFull",
     "RecordError",
+    "ScanFailed",
     "SessionFailed",
     "SpoolError",
     "StartError",
@@ -135,6 +137,26 @@ class TLSError(MsglogError):
 @define(eq=False)
 class SpoolError(MsglogError):
     """A spool cannot be used: another process has it, it is damaged, or its disk is full."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@define(eq=False)
+class LogUnreadable(MsglogError):
+    """A log cannot be read, or not any further.  C{reason} says which, where, and why."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@define(eq=False)
+class ScanFailed(MsglogError):
+    """A process that was scanning logs was killed.  C{reason} says what to try."""
 
     reason: str
 

@@ -18,12 +18,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ._errors import MsglogError
+from ._errors import LogUnreadable, RecordError
 from ._records import MAX_LINE_BYTES, Record, parse_line
 from ._rotation import RotatedFile, rotated_files
 from ._torn import Lines
 
-__all__ = ["STDIN", "LogFile", "LogUnreadable", "open_log", "predecessors"]
+__all__ = ["STDIN", "LogFile", "open_log", "predecessors"]
 
 # The name that stands for the standard input.
 STDIN = Path("-")
@@ -34,10 +34,6 @@ _MAGIC_BYTES = 6
 
 # What a first look at a file that can only be read in order takes at a time, bytes.
 _LOOK_BYTES = 64 * 1024
-
-
-class LogUnreadable(MsglogError):
-    """A file cannot be read, or not any further; the text says which, why, and what to do."""
 
 
 class LogFile:
@@ -100,7 +96,7 @@ class LogFile:
         line = self.first_line()
         try:
             return parse_line(line) if line.endswith(b"\n") else None
-        except MsglogError:
+        except RecordError:
             return None
 
     def close(self) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from attrs import frozen
 
-from ._errors import MsglogError
-from ._logfile import LogFile, LogUnreadable
+from ._errors import LogUnreadable, ScanFailed
+from ._logfile import LogFile
 from ._records import MAX_LINE_BYTES
 from ._scan import FaultKind, Summary, scan
 
@@ -69,13 +69,13 @@ def usable_processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def scan_files(files: Sequence[LogFile], processes: int) -> Iterator[Scanned]:
+def scan_files(files: Sequence[LogFile], processes: int) -> Generator[Scanned, None, None]:
     """
     The summaries of all stretches of files, in order.
 
     Where a file cannot be read any further is a fault in a summary.
 
-    @raise MsglogError: a process was killed.
+    @raise ScanFailed: a process was killed.
     """
     sizes = [file.size for file in files]
     if all(size is not None for size in sizes) and sum(map(_known, sizes)) <= STRETCH_BYTES:
@@ -199,8 +199,8 @@ class _Worker:
             raise self._died() from None
         return summary
 
-    def _died(self) -> MsglogError:
-        return MsglogError(
+    def _died(self) -> ScanFailed:
+        return ScanFailed(
             "a process that was scanning was killed, perhaps because memory ran out; try again "
             "with --jobs 1"
         )

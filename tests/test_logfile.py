@@ -11,7 +11,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from msglog._logfile import LogFile, LogUnreadable, open_log, predecessors
+from msglog._errors import LogUnreadable
+from msglog._logfile import LogFile, open_log, predecessors
 from tests.logs import TEN, A, commit, minutes
 
 COMPRESSED = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from .._logfile import LogFile, LogUnreadable
+from .._errors import LogUnreadable
+from .._logfile import LogFile
 from .._seeking import offset_of_time
 from ._display import Display, display_options
 from ._logs import logs_argument, opened, rotated_option, with_predecessors

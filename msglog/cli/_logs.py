@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from .._logfile import STDIN, LogFile, LogUnreadable, open_log, predecessors
+from .._errors import LogUnreadable
+from .._logfile import STDIN, LogFile, open_log, predecessors
 from ._console import fail
 
 __all__ = [

@@ -9,7 +9,7 @@ from shutil import get_terminal_size
 import click
 import orjson
 
-from .._errors import MsglogError
+from .._errors import ScanFailed
 from .._parallel_scan import usable_processors
 from .._records import client_text, format_time
 from .._scan import FaultKind
@@ -78,7 +78,7 @@ def command(files: tuple[Path, ...], rotated: bool, top: int, jobs: int, as_json
         try:
             for scanned in scanned_with_progress(logs, sizes_on_disk(logs), jobs):
                 statistics.add(scanned.summary)
-        except MsglogError as e:
+        except ScanFailed as e:
             fail(str(e))
     if as_json:
         click.echo(orjson.dumps(_as_json(statistics, top), option=orjson.OPT_INDENT_2))

@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 from attrs import frozen
 
-from .._errors import RecordError
+from .._errors import LogUnreadable, RecordError
 from .._following import Follower
-from .._logfile import LogFile, LogUnreadable, open_log, predecessors
+from .._logfile import LogFile, open_log, predecessors
 from .._seeking import last_offset, offset_of_time
 from .._torn import said_time
 from ._console import fail

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import orjson
 
-from .._errors import MsglogError
+from .._errors import ScanFailed
 from .._logfile import LogFile
 from .._parallel_scan import usable_processors
 from .._records import format_time
@@ -109,7 +109,7 @@ def command(
         try:
             for scanned in scanned_with_progress(logs, sizes_on_disk(logs), jobs):
                 verification.add(scanned.file, scanned.summary)
-        except MsglogError as e:
+        except ScanFailed as e:
             fail(str(e))
         seconds = time.monotonic() - began
     report.finish(verification, seconds, rotated)
