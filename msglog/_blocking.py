@@ -25,7 +25,7 @@ from uuid import UUID
 
 from ._batch import Receipt
 from ._client_tls import TLS
-from ._errors import NotConnected, NotLogged, QueueFull
+from ._errors import NotConnected, NotLogged, QueueFull, SessionFailed
 from ._limits import ClientLimits
 from ._link import Link, tell
 from ._spool import Marks
@@ -307,6 +307,11 @@ class BlockingClient:
     def refused(self) -> int:
         """How many messages the server did not take, for good, while this client was open."""
         return self._outbox.refused
+
+    @property
+    def failure(self) -> SessionFailed | None:
+        """Why nothing can be sent any more under this client id; L{None} if it can."""
+        return self._outbox.session.failure
 
     @property
     def trouble(self) -> str:
