@@ -14,8 +14,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
+
+from ._stdout import wait_while_read
 
 __all__ = ["main"]
 
@@ -36,6 +39,16 @@ class _Commands(click.Group):
         command: click.Command = module.command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a subcommand; that nobody reads its output any more is no failure."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # before click sees it, which would end with status 1
+            if wait_while_read(0):
+                raise  # it was another pipe, or a connection
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="msglog", message="msglog %(version)s")
@@ -52,8 +65,4 @@ def main() -> None:
     except click.ClickException as e:
         e.show()
         status = e.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has read enough, as with any filter.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
     sys.exit(status)

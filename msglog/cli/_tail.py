@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
-import stat
-import sys
-import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -15,7 +10,7 @@ from attrs import frozen
 
 from .._errors import LogUnreadable, RecordError
 from .._following import Follower
-from .._logfile import LogFile, open_log, predecessors
+from .._logfile import STDIN, LogFile, open_log, predecessors
 from .._seeking import last_offset, offset_of_time
 from .._torn import said_time
 from ._console import fail
@@ -23,6 +18,7 @@ from ._display import Display, display_options
 from ._logs import DEFAULT_LOG
 from ._moments import MOMENT_HELP
 from ._selection import Selection, selection_options
+from ._stdout import wait_while_read
 
 __all__ = ["command"]
 
@@ -92,6 +88,8 @@ def command(
     full_ids: bool,
     colours: bool | None,
 ) -> int:
+    if file == STDIN:
+        fail("the standard input has no end to begin at; use: msglog cat - | tail")
     if follow and until is not None:
         raise click.UsageError("--until and --follow exclude each other")
     selection = Selection(clients, since, until, text.encode())
@@ -105,7 +103,7 @@ def command(
             display.flush()
             while follow:
                 _print_new(follower, selection, display)
-                if _reader_is_gone(POLL_SECONDS):
+                if not wait_while_read(POLL_SECONDS):
                     break
     except LogUnreadable as e:
         fail(str(e))
@@ -168,7 +166,7 @@ def _last_part(path: Path, count: int | None, selection: Selection) -> _Part:
     """
     log = open_log(path)
     if log.size is None and log.consumed is None:
-        fail(f"{path} is a pipe, which has no end yet; use: msglog cat - | tail")
+        fail(f"{path} is a pipe and has no end to begin at; use: msglog cat {path} | tail")
     since, floor = selection.since, 0
     earlier = True  # whether older files may have something
     if since is not None:
@@ -201,18 +199,3 @@ def _print_new(follower: Follower, selection: Selection, display: Display) -> No
             display.write(shown, record)
     if display.count != before:
         display.flush()
-
-
-def _reader_is_gone(seconds: float) -> bool:
-    """Wait; whether nobody reads what would be written, as after C{| head}."""
-    try:
-        fd = sys.stdout.fileno()
-    except OSError:
-        time.sleep(seconds)
-        return False
-    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-        time.sleep(seconds)
-        return False
-    poll = select.poll()
-    poll.register(fd, 0)  # errors alone
-    return bool(poll.poll(seconds * 1000))
