@@ -42,6 +42,8 @@ class Delivery:
     @ivar handed_over: how many lines were, this time.
     @ivar acknowledged: how many messages, those that were left in the spool among them.
     @ivar left: how many of those there were.
+    @ivar last: the place of the last line that has its receipt, or was refused; empty if there is
+        none, or none is waited for.
     @ivar waiting: how many have no receipt and were not refused.
     """
 
@@ -66,6 +68,7 @@ class Delivery:
         self._refused_before = client.refused
         self.handed_over = 0
         self.acknowledged = 0
+        self.last = ""
         self.waiting = self.left
         self._progress = (0, 0)
         self._progressed = self._looked = time.monotonic()
@@ -133,11 +136,6 @@ class Delivery:
                 break
         self.look()
 
-    @property
-    def first_open(self) -> str | None:
-        """The place of the first line without a receipt; L{None} if that is not known."""
-        return self._sent[0].place if self._sent else None
-
     def look(self) -> None:
         """
         Take what came back.
@@ -158,7 +156,7 @@ class Delivery:
         while self._told:
             self._take(self._told.popleft())
         while self._sent and self._sent[0].settled:
-            self._sent.popleft()
+            self.last = self._sent.popleft().place
         self._look()
         if failure is not None:
             raise failure

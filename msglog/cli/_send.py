@@ -17,7 +17,8 @@ from .._limits import ClientLimits
 from .._spool import Spool
 from ._console import fail, server_option, tls_options
 from ._lines import Input, TextInput
-from ._sending import STOP_SECONDS, Sending
+from ._send_progress import Bar, Remarks
+from ._sending import STOP_SECONDS, Sending, total_size
 
 __all__ = ["command"]
 
@@ -32,7 +33,6 @@ A message that is acknowledged is on the server's disk. Without FILE (or for -) 
 the standard input. Bytes are sent as they are, without the newline; an empty line is an empty
 message, and a last line without a newline is a line.
 
-\b
 With --spool, lines go into a file on this machine first, together with how far each FILE was read.
 So the same command, run again after a kill or a power cut, goes on where it was: every line is
 logged once. Once all lines are in the spool it forgets that, and the same FILE would be sent again.
@@ -46,16 +46,17 @@ A line that is longer than the server takes ends the command before it, or is le
 \b
 Examples:
   msglog send access.log
-  journalctl --follow --output=cat | msglog send --server log.example:7514 --timeout inf
-  msglog send --spool /var/spool/app.spool access.log.1 access.log
-  msglog send --spool /var/spool/app.spool --message 'backup done'
+  journalctl -f -o cat | msglog send -s log.example:7514 --timeout inf
+  msglog send --spool /var/lib/app/spool access.log.1 access.log
+  msglog send --spool /var/lib/app/spool --message 'backup done'
   find / -xdev -newer stamp -print0 | msglog send --null
   msglog send --json orders.jsonl > receipts.jsonl
 
 \b
 Exit status:
   0  every message is acknowledged
-  1  one is not: no server in time, one was refused or left out, or a file cannot be read
+  1  one is not: no server in time, one was refused or left out, a file
+     cannot be read
   2  the command line is wrong
   130  Ctrl-C; what was acknowledged is said
 """
@@ -128,12 +129,15 @@ def command(
         if new_client:
             assert spool is not None
             _renew(spool)
-        try:
-            limits = ClientLimits(stop_seconds=STOP_SECONDS)
-            sender = BlockingClient(servers, client=client, spool=spool, tls=tls, limits=limits)
-        except ValueError as e:
-            raise click.BadParameter(str(e), param_hint="'--server'") from e
-        return Sending(sender, inputs, spool, timeout, skip_too_long, as_json).run()
+        typed = any(each.is_terminal for each in inputs)
+        bar = Bar(not typed and not (as_json and os.isatty(1)), total_size(inputs) is not None)
+        with Remarks(bar):
+            try:
+                limits = ClientLimits(stop_seconds=STOP_SECONDS)
+                sender = BlockingClient(servers, client=client, spool=spool, tls=tls, limits=limits)
+            except ValueError as e:
+                raise click.BadParameter(str(e), param_hint="'--server'") from e
+            return Sending(sender, bar, inputs, spool, timeout, skip_too_long, as_json).run()
     except MsglogError as e:
         fail(str(e))
     finally:

@@ -101,12 +101,12 @@ class Bar:
         )
 
     def say(self, text: str) -> None:
-        """A remark, above the bar if there is one."""
-        text = f"msglog: {printable(text)}"
-        if self._shown:
-            self._progress.console.print(text, soft_wrap=True)
-        else:
-            click.echo(text, err=True)
+        """Remarks, a line each, above the bar if there is one."""
+        for line in text.split("\n"):
+            if self._shown:
+                self._progress.console.print(f"msglog: {printable(line)}", soft_wrap=True)
+            else:
+                click.echo(f"msglog: {printable(line)}", err=True)
 
 
 class Remarks(logging.Handler):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,9 @@ from .._spool import Marks, Spool, Step
 from ._console import fail
 from ._delivery import Delivery
 from ._lines import Input, Line, TextInput
-from ._send_progress import Bar, CtrlC, Remarks
+from ._send_progress import Bar, CtrlC
 
-__all__ = ["STOP_SECONDS", "Sending"]
+__all__ = ["STOP_SECONDS", "Sending", "total_size"]
 
 # How long Ctrl-C waits for the receipts of what is on its way, so that the count is the last word.
 STOP_SECONDS = 2.0
@@ -34,9 +33,16 @@ class _Refused(Exception):
     """A line is not logged, and nothing more is to be sent after it."""
 
 
+def total_size(inputs: list[Input | TextInput]) -> int | None:
+    """How many bytes there are to read; L{None} if nobody knows."""
+    sizes = [each.size for each in inputs]
+    return None if None in sizes else sum(size or 0 for size in sizes)
+
+
 class Sending:
     """
     @param client: sends the messages.
+    @param bar: shows how far it is.
     @param inputs: what to send.
     @param spool: the client's spool, if it has one.
     @param timeout: seconds without progress before it is given up.
@@ -47,6 +53,7 @@ class Sending:
     def __init__(
         self,
         client: BlockingClient,
+        bar: Bar,
         inputs: list[Input | TextInput],
         spool: Path | None,
         timeout: float,
@@ -65,10 +72,8 @@ class Sending:
         self._name = "" if inputs else "spool"
         self._read = self._read_before = 0  # bytes: of all files, and of those before this one
         self._receipt: Receipt | None = None
-        sizes = [each.size for each in inputs]
-        self._total = None if None in sizes else sum(size or 0 for size in sizes)
-        typed = any(each.is_terminal for each in inputs)
-        self._bar = Bar(not (typed or (as_json and os.isatty(1))), self._total is not None)
+        self._total = total_size(inputs)
+        self._bar = bar
         self._ctrl_c = CtrlC()
         receipt = self._take_receipt if as_json or spool is None else None
         self._delivery = Delivery(
@@ -78,7 +83,7 @@ class Sending:
     def run(self) -> int:
         """Send everything and say what came of it; the exit status."""
         begun = time.monotonic()
-        with self._ctrl_c, self._bar, Remarks(self._bar):
+        with self._ctrl_c, self._bar:
             try:
                 self._send_all()
             except _Stopped:
@@ -236,9 +241,7 @@ class Sending:
             if delivery.waiting:
                 return f"{text} for the next msglog send with it"
             return text
-        if delivery.first_open is not None:
-            return f"{text}, {delivery.first_open} is the first without a receipt"
-        return text
+        return f"{text}, the last is {delivery.last}" if delivery.last else text
 
     def _summary(self, seconds: float) -> str:
         acknowledged, client = self._delivery.acknowledged, self._client.client
@@ -250,10 +253,10 @@ class Sending:
             return (
                 f"{text}: client {client}, sequence {receipt.sequence}, crc {receipt.checksum:08x}"
             )
-        text += f" in {seconds:.1f} s, {acknowledged / seconds:,.0f} messages/s, client {client}"
         if self._delivery.left:
-            text += f"; {self._delivery.left:,} of them were left in the spool"
-        return text
+            text += f", {self._delivery.left:,} of them left in the spool before"
+        rate = f"{acknowledged / seconds:,.0f} messages/s"
+        return f"{text}: {seconds:.1f} s, {rate}\nclient {client}"
 
 
 def _messages(count: int) -> str:
