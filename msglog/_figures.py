@@ -64,8 +64,13 @@ class Figures:
     recovered: Recovered | None
     recovery_seconds: float
 
+    # When the server's certificate does, seconds since 1970; L{None} without TLS.
+    certificate_expires: float | None
 
-def read_figures(store: FileStore, factory: MessageLogFactory) -> Figures:
+
+def read_figures(
+    store: FileStore, factory: MessageLogFactory, certificate_expires: float | None = None
+) -> Figures:
     """What is so now."""
     counts, writer = factory.counts, store.writer
     commits, ledger, space = writer.counts, writer.ledger, writer.space
@@ -109,4 +114,5 @@ def read_figures(store: FileStore, factory: MessageLogFactory) -> Figures:
         ledger_dirty=len(ledger.dirty),
         recovered=store.recovered,
         recovery_seconds=store.recovery_seconds,
+        certificate_expires=certificate_expires,
     )

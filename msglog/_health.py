@@ -14,12 +14,17 @@ is killed for, and what takes C{WATCHDOG=1} away from systemd.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from attrs import frozen
 
 from ._figures import Figures
 from ._limits import Limits
 
-__all__ = ["Health", "judge"]
+__all__ = ["EXPIRY_WARNING", "Health", "judge"]
+
+# How long before its end a certificate is complained about: time enough to ask a person for one.
+EXPIRY_WARNING = timedelta(days=14)
 
 # How long a commit that found no room is held against a disk that has some again.  (A quota, or a
 # limit on the file's size, is not seen in the disk's free space; only another commit can tell, and
@@ -89,5 +94,10 @@ def judge(figures: Figures, limits: Limits, *, listening: bool, now: float) -> H
         warnings.append(f"no room for more than {figures.connections} connections")
     if figures.paused["undurable"]:
         warnings.append("nothing is read until the disk has caught up")
+    expires = figures.certificate_expires
+    if expires is not None and expires - now < EXPIRY_WARNING.total_seconds():
+        ends = "has expired" if expires <= now else "expires"
+        day = datetime.fromtimestamp(expires, UTC).date()
+        warnings.append(f"the server's certificate {ends} on {day}")
     not_live = (not_ready[0],) if figures.failed else ()
     return Health(not_live, tuple(not_ready), tuple(warnings))

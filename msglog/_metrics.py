@@ -190,6 +190,12 @@ _GAUGES: tuple[tuple[str, str, str, Number], ...] = (
         "Bytes that it cut off because a crash had torn them.",
         _recovered("torn"),
     ),
+    (
+        "certificate_expiry_timestamp_seconds",
+        "",
+        "When the server's certificate expires, since 1970.",
+        lambda s: s.figures.certificate_expires,
+    ),
 )
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[Figures], Histogram]], ...] = (
     (

@@ -57,7 +57,11 @@ class MessageLogService(Service):
 
     def figures(self) -> Figures:
         """What the server has counted of itself."""
-        return read_figures(self.store, self.factory)
+        return read_figures(self.store, self.factory, self.certificate_expires())
+
+    def certificate_expires(self) -> float | None:
+        """When the server's certificate does, seconds since 1970, if there is one."""
+        return None
 
     def health(self) -> Health:
         """Whether it is alive, and ready for messages."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -34,7 +34,6 @@ class StatusServer:
     @param names: what the page may be called besides an address and C{localhost}.
     @param anyone: whether it may listen where others than this machine can connect.
     @param bodies: whether the page shows the messages themselves.
-    @param facts: what else the page says of the server, a term and a text each.
     """
 
     _log = Logger()
@@ -48,7 +47,6 @@ class StatusServer:
         *,
         anyone: bool = False,
         bodies: bool = False,
-        facts: Callable[[], list[tuple[str, str]]] = list,
     ) -> None:
         # Here and not above, for nothing else needs what this imports.
         try:
@@ -62,7 +60,6 @@ class StatusServer:
         self._name, self._endpoint = endpoint
         self._anyone = anyone
         self._bodies = bodies
-        self._facts = facts
         self._port: IListeningPort | None = None
         self._began = 0.0
         limits = service.factory.limits
@@ -123,7 +120,7 @@ class StatusServer:
             "undurable": figures.undurable_bytes,
             "max_undurable": limits.max_undurable_bytes,
             "bodies": self._bodies,
-            "facts": [*_start_facts(figures, self._began), *_ledger_facts(figures), *self._facts()],
+            "facts": [*_start_facts(figures, self._began), *_ledger_facts(figures)],
         }
 
     def listen(self) -> None:
@@ -169,12 +166,14 @@ class StatusServer:
 
 def _start_facts(figures: Figures, began: float) -> list[tuple[str, str]]:
     recovered = figures.recovered
-    since = format_time(int(began * 1e6)).decode()[:19].replace("T", " ") + " UTC"
     facts = [
         ("Version", f"msglog {__version__}"),
-        ("Running since", since),
+        ("Running since", _moment(began)),
         ("Process", f"{os.getpid()}"),
     ]
+    expires = figures.certificate_expires
+    if expires is not None:
+        facts.append(("Certificate expires", _moment(expires)))
     if recovered is None:
         return facts
     read = f"{recovered.records:,} records ({recovered.read:,} bytes) read again"
@@ -187,6 +186,10 @@ def _start_facts(figures: Figures, began: float) -> list[tuple[str, str]]:
         ("Recovery found", read),
         ("Torn by a crash", torn),
     ]
+
+
+def _moment(seconds: float) -> str:
+    return format_time(int(seconds * 1e6)).decode()[:19].replace("T", " ") + " UTC"
 
 
 def _ledger_facts(figures: Figures) -> list[tuple[str, str]]:

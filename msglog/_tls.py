@@ -34,14 +34,12 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from ._errors import StartError
+from ._health import EXPIRY_WARNING
 
 __all__ = ["RELAY", "CertificatePermits", "ServerTLS", "allowed_ids"]
 
 RELAY = "urn:msglog:relay"
 _UUID = "urn:uuid:"
-
-# How long before its end a certificate is complained about: time enough to ask a person for one.
-EXPIRY_WARNING = timedelta(days=14)
 
 
 @implementer(IOpenSSLServerConnectionCreator)

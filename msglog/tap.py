@@ -303,6 +303,10 @@ class _Program(MessageLogService):
                 bodies=bool(options["http-bodies"]),
             )
 
+    def certificate_expires(self) -> float | None:
+        expires = self._tls.expires if self._tls is not None else None
+        return expires.timestamp() if expires is not None else None
+
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
         if self._status is not None:

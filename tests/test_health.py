@@ -148,6 +148,19 @@ class JudgeTest(SynchronousTestCase):
         self.assertEqual(len(health.warnings), 3)
         self.assertIn("999 bytes are free", health.warnings[0])
 
+    def test_certificate(self) -> None:
+        """A certificate is warned of for two weeks before its end, and after it."""
+        bench = self.started(min_free_bytes=0)
+        now = bench.clock.seconds()
+        for left, warnings in (
+            (14 * 86400, ()),
+            (13.5 * 86400, ("the server's certificate expires on 1970-01-26",)),
+            (-86400, ("the server's certificate has expired on 1970-01-11",)),
+        ):
+            figures = evolve(bench.figures(), certificate_expires=now + left)
+            health = judge(figures, bench.limits, listening=True, now=now)
+            self.assertEqual((health.ready, health.warnings), (True, warnings))
+
     def test_service(self) -> None:
         """A service judges itself: it does not listen when it does not run."""
         bench = self.started()

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 import uuid
 from pathlib import Path
@@ -20,6 +21,8 @@ from pathlib import Path
 import pytest
 import wire
 from conftest import Server, Watched, free_port, wait_until
+
+from msglog._authority import init_authority, issue_server
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 A = uuid.uuid4().bytes
@@ -141,7 +144,8 @@ def test_full_disk(watched: Watched) -> None:
 def test_low_disk(make_watched) -> None:
     """Little free space is said in the log, in /readyz and in the metrics, and is no refusal."""
     watched = make_watched("--min-free-bytes", str(1 << 50)).start()
-    wait_until(lambda: "fewer than --min-free-bytes" in watched.said(), "the warning")
+    warning = re.compile("FreeSpace#warn. .* fewer than --min-free-bytes")
+    wait_until(lambda: warning.search(watched.said()), "the warning")
     status, text = watched.get("/readyz", Accept="application/json")
     assert status == 200
     assert "bytes are free" in json.loads(text)["warnings"][0]
@@ -221,12 +225,28 @@ def test_only_for_this_machine(make_server) -> None:
     server.stop()
 
 
+def test_certificate(make_watched) -> None:
+    """When the server's certificate expires is a metric and a fact, and soon is a warning."""
+    watched = make_watched()
+    init_authority(watched.folder / "ca", 30)
+    issue_server(watched.folder / "ca", ["localhost"], 3)
+    names = ("certificate", "localhost.pem"), ("key", "localhost-key.pem")
+    for option, name in names:
+        watched.options += (f"--tls-{option}", str(watched.folder / "ca" / name))
+    watched.options += ("--listen-tls", f"tcp:{free_port()}:interface=127.0.0.1")
+    watched.start()
+    expires = watched.metrics()["msglog_certificate_expiry_timestamp_seconds", ""]
+    assert 2 * 86400 < expires - time.time() < 4 * 86400
+    assert "warning: the server's certificate expires on 20" in watched.get("/readyz")[1]
+
+
 def test_taken_port(make_server) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
         line = start_error(make_server("--http", address))
     assert "cannot listen on --http" in line
-    assert "Address already in use" in line
+    assert line.endswith("Address already in use")
+    assert "Couldn't" not in line, "said twice"
 
 
 def test_without_the_extra(make_server) -> None:
