@@ -63,7 +63,7 @@ __all__ = ["HOLDS", "LINGER_SECONDS", "STOP_LINGER_SECONDS", "UNDURABLE", "Messa
 LINGER_SECONDS = 2.0
 
 # The same while the server stops, and the next one waits for this one to end.
-STOP_LINGER_SECONDS = 0.1
+STOP_LINGER_SECONDS = 0.05
 
 # What things cost in memory, measured on CPython 3.11 with a tenth more for what none of them owns.
 # A message, besides its body and its line: its header, checksum, and places in lists.
