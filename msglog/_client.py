@@ -131,6 +131,7 @@ class MessageLogClient(Service):
         self._retry: IDelayedCall | None = None
         self._scheduled = False
         self._closing = False
+        self._stopping: Deferred[None] | None = None
         self._since = 0.0  # when something was last heard, or the first answer became due
         self._was_in_trouble = False
         self._watch = LoopingCall(self._check)
@@ -285,7 +286,8 @@ class MessageLogClient(Service):
             self._log.error("{reason}", reason=str(step.error))
         self._tell(self._outbox.stepped(step))
         self._next_step()
-        self._soon()
+        if not self._closing:  # a stopped client leaves no call to come
+            self._soon()
 
     def _tell(self, outcomes: Outcomes) -> None:
         for waiter, result in zip(outcomes.waiters, outcomes.results, strict=True):
@@ -401,7 +403,7 @@ class MessageLogClient(Service):
                 raise
             self._worker = self._make_worker(self._reactor)
         super().startService()
-        self._closing = False
+        self._closing, self._stopping = False, None
         factory = Factory.forProtocol(partial(_Connection, self))
         factory.noisy = False
         self._connector = ClientService(
@@ -413,6 +415,7 @@ class MessageLogClient(Service):
         )
         self._connector.startService()
         self._watch.start(min(self._limits.connect_seconds, self._limits.answer_seconds) / 4)
+        self._soon()  # who waits for room has it
 
     def stopService(self) -> Deferred[None]:
         """
@@ -424,17 +427,25 @@ class MessageLogClient(Service):
         super().stopService()
         if self._outbox is None:
             return succeed(None)
-        self._outbox.end()
-        stopped: Deferred[None] = self.flush()
-        deadline = self._reactor.callLater(self._limits.stop_seconds, stopped.callback, None)
+        if self._stopping is None:
+            self._stopping = self._stop(self._outbox)
+        # Whoever asks for a stop that is under way waits for that one.
+        stopped: Deferred[None] = Deferred()
+        self._stopping.addBoth(stopped.callback)
+        return stopped
+
+    def _stop(self, outbox: Outbox) -> Deferred[None]:
+        outbox.end()
+        flushed = self.flush()
+        deadline = self._reactor.callLater(self._limits.stop_seconds, flushed.callback, None)
 
         def reached(_: object) -> Deferred[None]:
             if deadline.active():
                 deadline.cancel()
-            self._flush_waiters = deque(w for w in self._flush_waiters if w[1] is not stopped)
+            self._flush_waiters = deque(w for w in self._flush_waiters if w[1] is not flushed)
             return self._disconnect()
 
-        return stopped.addCallback(reached).addCallback(self._close)
+        return flushed.addCallback(reached).addCallback(self._close)
 
     def _disconnect(self) -> Deferred[None]:
         if self._watch.running:
