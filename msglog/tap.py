@@ -401,7 +401,7 @@ class _Program(MessageLogService):
 
 
 def _end_at_once(number: int, frame: object) -> None:
-    """End as a process does that has no handler for the signal: a start can be cut short anywhere."""
+    """End as without a handler for the signal: a start can be cut short anywhere."""
     os._exit(128 + number)
 
 
