@@ -27,7 +27,7 @@ from msglog import (
     SpoolError,
     Unanswered,
 )
-from msglog._frames import message_checksum
+from msglog._frames import FRAME_BYTES, message_checksum
 from msglog.testing import MemoryTransport, StepWorker
 from tests.peers import CLIENT, MAX_BODY, ServerSide
 
@@ -254,6 +254,7 @@ class Sending(ClientCase):
         service.send(b"a")
         self.successResultOf(service.ready())
         ready, later = service.ready(3000), service.ready()
+        self.clock.advance(0)
         self.assertNoResult(ready)
         self.assertNoResult(later)
         self.accept()
@@ -438,14 +439,18 @@ class Reconnecting(ClientCase):
 
     def test_slow_receipts(self) -> None:
         """As long as answers come, however few, the server is not left."""
-        service = self.connect(limits={"answer_seconds": 8, "window": 1})
-        for _ in range(10):
-            service.send(b"a")
-        for _ in range(10):
-            self.clock.pump([0, 3, 3])
-            self.turn()
-        self.assertFalse(self.transport.aborted)
-        self.assertEqual(len(self.logged()), 10)
+        service = self.connect(limits={"answer_seconds": 8})
+        receipts = [service.send(b"a") for _ in range(10)]
+        self.clock.advance(0)
+        self.server.take(self.transport.value())
+        self.server.store.commit()
+        answers = self.server.say()
+        for number, receipt in enumerate(receipts):
+            self.clock.pump([2, 2, 2])
+            self.assertFalse(self.transport.aborted)
+            at = number * FRAME_BYTES
+            self.transport.protocol.dataReceived(answers[at : at + FRAME_BYTES])
+            self.successResultOf(receipt)
 
     def test_not_stored(self) -> None:
         """A full store is tried again after a while, each time a longer one."""
@@ -637,7 +642,13 @@ class Spooling(ClientCase):
         service.put(b"a")
         self.clock.advance(0)  # its step is under way
         spooled = service.put(b"b")
-        self.stopped()
+        stopping = service.stopService()
+        self.clock.advance(0)
+        self.assertNoResult(stopping)
+        while self.workers[0].step():
+            pass
+        self.successResultOf(stopping)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
         self.successResultOf(spooled)
         self.start()
         self.accept()
