@@ -352,7 +352,7 @@ class SendsThroughSpool(SendCase):
         return opened.key
 
     def test_marks(self) -> None:
-        """With each line how far its file is read, and with the last one, nothing any more."""
+        """With each line goes how far its file is read."""
         marks: list[Any] = []
         take = Client.hand_over
 
@@ -364,7 +364,7 @@ class SendsThroughSpool(SendCase):
         a, b = self.file("a", b"1\n2\n"), self.file("b", b"3\n4")
         self.spooled(0, "4 messages", arguments=(a, b))
         a, b = self.key(a), self.key(b)
-        self.assertEqual(marks, [{a: 2}, {a: 4}, {b: 2}, {a: None, b: None}])
+        self.assertEqual(marks, [{a: 2}, {a: 4}, {b: 2}, {b: 3}])
 
     def test_going_on(self) -> None:
         """A file that is known goes on where it was, which is said."""
@@ -379,18 +379,31 @@ class SendsThroughSpool(SendCase):
         self.client.marks_before[self.key(file)] = 3
         self.spooled(0, "it was changed", "3 messages were", arguments=(file,))
 
-    def test_nothing_left_of_a_file(self) -> None:
-        """What the spool remembers of it is forgotten, or it could never be sent again."""
-        file = self.file("a", b"1\n2\n")
+    def remembered(self, file: str, answer: Exception | None = None) -> None:
+        """See what the spool remembers after a file is sent."""
         key, path = self.key(file), self.folder / "spool"
         spool = Spool(path, lambda: CLIENT)
         spool.do(Step(marks={key: 4, "other": 1}))
         spool.close()
         self.client.marks_before[key] = 4
-        self.spooled(0, "nothing to send", arguments=(file,))
+        if answer is not None:
+            self.client.answers[b"3"] = answer
+        self.spooled(0 if answer is None else 1, arguments=(file,))
         spool = Spool(path, lambda: CLIENT)
         self.addCleanup(spool.close)
-        self.assertEqual(spool.marks, {"other": 1})
+        self.assertEqual(spool.marks.keys(), {"other"} | ({key} if answer else set()))
+
+    def test_all_is_logged(self) -> None:
+        """Then the spool forgets the file, so that it could be sent again."""
+        self.remembered(self.file("a", b"1\n2\n3\n"))
+
+    def test_nothing_was_left(self) -> None:
+        """The same if everything was logged already when an earlier command was killed."""
+        self.remembered(self.file("a", b"1\n2\n"))
+
+    def test_not_all_is_logged(self) -> None:
+        """Then it still knows the file."""
+        self.remembered(self.file("a", b"1\n2\n3\n"), SessionFailed("CONFLICT", False))
 
     def test_left(self) -> None:
         """What an earlier run left is counted too."""
@@ -433,9 +446,7 @@ class SendsThroughSpool(SendCase):
         self.patch(Client, "answer", lambda client, most: None)
         self.patch(_sending, "STOP_SECONDS", 0)
         said = ("no connection; given up", "0 messages were acknowledged, 2 wait in ")
-        self.spooled(
-            1, *said, "for the next msglog send", arguments=("-t", "0", "-m", "a", "-m", "b")
-        )
+        self.spooled(1, *said, arguments=("-t", "0", "-m", "a", "-m", "b"))
 
     def test_new_client(self) -> None:
         """The spool gets a new client id, and keeps what it has."""

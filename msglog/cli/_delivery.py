@@ -75,7 +75,8 @@ class Delivery:
 
     def await_terms(self) -> None:
         """
-        Wait until the server has said its terms, or a spool need not wait for that.
+        Wait until the server has said its terms.  With a spool there is no need to, but it helps
+        to find a line that is too long before it is in there.
 
         @raise SessionFailed: nothing can be sent under this client id.
         @raise Stalled: there was no answer in time.
@@ -84,6 +85,8 @@ class Delivery:
         while self._client.max_body is None and not (self._spooled and self._client.trouble):
             self.look()
             if time.monotonic() >= deadline:
+                if self._spooled:
+                    return
                 self._stall()
             time.sleep(_LOOK_SECONDS / 10)
 

@@ -34,10 +34,10 @@ the standard input. Bytes are sent as they are, without the newline; an empty li
 message, and a last line without a newline is a line.
 
 With --spool, lines go into a file on this machine first, together with how far each FILE was read.
-So the same command, run again after a kill or a power cut, goes on where it was: every line is
-logged once. Once all lines are in the spool it forgets that, and the same FILE would be sent again.
-What cannot be read from the middle (a pipe, the standard input) begins anew, so do not repeat what
-it had given already. What an earlier run left in the spool is sent first; with nothing to read
+So the same command, run again after a kill, a power cut or a status of 1, goes on where it was, and
+every line is logged once. When all of it is acknowledged that is forgotten, and the same FILE would
+be sent again. What cannot be read from the middle (a pipe, the standard input) begins anew: do not
+give again what the spool has. What an earlier run left there is sent first; with nothing to read
 (no FILE, and a terminal or /dev/null to read from) that is all.
 
 A line that is longer than the server takes ends the command before it, or is left out by

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,7 +10,7 @@ import orjson
 
 from .._batch import Receipt
 from .._blocking import BlockingClient
-from .._errors import MsglogError, NotLogged, SessionFailed
+from .._errors import MsglogError, NotLogged, SessionFailed, SpoolError
 from .._frames import ABSURD_BODY_BYTES
 from .._spool import Marks, Spool, Step
 from ._console import fail
@@ -65,10 +64,9 @@ class Sending:
         self._spool = spool
         self._skip_too_long = skip_too_long
         self._as_json = as_json
-        self._keys = {each.key for each in inputs if each.key is not None and spool is not None}
         self._left_out = 0
         self._why_refused = ""
-        self._stopping = self._reading = self._all_read = False
+        self._stopping = self._reading = False
         self._name = "" if inputs else "spool"
         self._read = self._read_before = 0  # bytes: of all files, and of those before this one
         self._receipt: Receipt | None = None
@@ -93,14 +91,15 @@ class Sending:
                 return 130
             except MsglogError as e:
                 fail(f"{e}; {self._so_far()}")
+            except BrokenPipeError:  # of who reads our receipts
+                raise
             except OSError as e:
                 fail(f"{self._name}: {e.strerror}; {self._so_far()}")
             finally:
                 self._client.close(0)
         if self._why_refused:
             fail(f"{self._why_refused}; {self._so_far()}")
-        if self._keys:
-            self._forget()
+        self._forget()
         left_out = self._left_out + self._client.refused
         if left_out:
             fail(f"{_messages(left_out)} left out; {self._so_far()}")
@@ -113,7 +112,6 @@ class Sending:
         self._reading = True
         try:
             self._read_all()
-            self._all_read = True
         except _Refused:
             pass
         self._reading = False
@@ -122,47 +120,27 @@ class Sending:
     # --- reading ---------------------------------------------------------------------------
 
     def _read_all(self) -> None:
-        remembered = [each for each in self._inputs if each.key in self._keys]
         for each in self._inputs:
             self._name = each.name
-            if each not in remembered:
-                for line in self._lines(each):
-                    self._hand_over(line)
-            elif each is not remembered[-1]:
-                self._read_remembered(each, {})
-            else:
-                self._read_remembered(each, dict.fromkeys(self._keys))
+            key = each.key if self._spool is not None else None
+            if key is not None:
+                assert isinstance(each, Input)
+                self._go_on(each, key)
+            for line in each.lines(self._delivery.look):
+                self._read = self._read_before + line.end
+                if not self._is_too_long(line):
+                    self._hand_over(line, None if key is None else {key: line.end})
             self._read_before += each.size or 0
 
-    def _lines(self, each: Input | TextInput) -> Iterator[Line]:
-        """What is to be sent of an input."""
-        for line in each.lines(self._delivery.look):
-            self._read = self._read_before + line.end
-            if not self._is_too_long(line):
-                yield line
-
-    def _read_remembered(self, each: Input | TextInput, last: Marks) -> None:
-        """
-        Send a file, and have the spool remember how far.
-
-        @param last: what it is to remember with the last line besides, both or nothing.
-        """
-        assert isinstance(each, Input)
-        assert each.key is not None
-        offset = self._client.marked(each.key)
-        if offset is not None:
-            if each.begin_at(offset):
-                self._bar.say(f"{each.name}: going on at byte {offset:,}")
-            else:
-                self._bar.say(f"{each.name}: it was changed since it was read, and is sent again")
-        before: Line | None = None
-        for line in self._lines(each):
-            if before is not None:
-                self._hand_over(before, {each.key: before.end})
-            before = line
-        if before is not None:
-            self._hand_over(before, {each.key: before.end, **last})
-            self._keys -= last.keys()
+    def _go_on(self, each: Input, key: str) -> None:
+        """Begin a file where the spool has it up to."""
+        offset = self._client.marked(key)
+        if offset is None:
+            return
+        if each.begin_at(offset):
+            self._bar.say(f"{each.name}: going on at byte {offset:,}")
+        else:
+            self._bar.say(f"{each.name}: it was changed since it was read, and is sent again")
 
     def _is_too_long(self, line: Line) -> bool:
         longest = self._client.max_body
@@ -217,30 +195,29 @@ class Sending:
 
     def _forget(self) -> None:
         """
-        Have the spool forget files of which there was nothing more to send.
+        Have the spool forget how far files were read, since everything of them is logged.
 
-        (What came with the last line of the others is forgotten already.)
+        Not before: a command that was killed may have had all lines in the spool, or not, and who
+        runs it again cannot know.
         """
-        assert self._spool is not None
-        spool = Spool(self._spool, lambda: self._client.client)
+        if self._spool is None:
+            return
+        keys = {each.key for each in self._inputs if each.key is not None}
         try:
-            step = spool.do(Step(marks=dict.fromkeys(self._keys & spool.marks.keys())))
-        finally:
+            spool = Spool(self._spool, lambda: self._client.client)
+            step = spool.do(Step(marks=dict.fromkeys(keys & spool.marks.keys())))
             spool.close()
+        except SpoolError as e:  # somebody else has it by now
+            step = Step(error=e)
         if step.error is not None:
-            raise step.error
+            self._bar.say(f"{step.error}; the next time it will find nothing more to send there")
 
     def _so_far(self) -> str:
         delivery = self._delivery
         text = f"{_messages(delivery.acknowledged)} acknowledged"
         if self._spool is not None:
-            if delivery.waiting:
-                text += f", {delivery.waiting:,} wait in {self._spool}"
-            if not self._all_read and self._keys:
-                return f"{text}: run the same command again to go on"
-            if delivery.waiting:
-                return f"{text} for the next msglog send with it"
-            return text
+            waiting = f", {delivery.waiting:,} wait in {self._spool}" if delivery.waiting else ""
+            return f"{text}{waiting}; the same command goes on from here"
         return f"{text}, the last is {delivery.last}" if delivery.last else text
 
     def _summary(self, seconds: float) -> str:
