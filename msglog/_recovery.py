@@ -93,8 +93,9 @@ class Recovery:
         @raise StartError: the log or its ledger is damaged, or one of the two is missing.
         """
         size = self._disk.size(fd)
-        # Clients may go to the ledger's file while this reads (C{spill}), and what a killed server
-        # wrote may be readable without being on the disk.
+        # What a killed server wrote may be readable without being on the disk, and neither a resend
+        # of it may be acknowledged nor the ledger's file know of it (C{spill}) on the page cache's
+        # word.
         self._disk.sync(fd)
         first = self._first_line(fd)
         self.file = identify(first)

@@ -196,9 +196,6 @@ class LogWriter:
         self._size = recovered.size
         self._file, self._last_time = recovery.file, recovery.last_time
         self._began = recovery.began
-        # What a killed server wrote may be readable without being on the disk, and a resend of
-        # it must not be acknowledged on the page cache's word.
-        self._disk.sync(self._fd)
         self._disk.sync_folder(self.path.parent)
         self._unsynced = False
         self._note_durable()
