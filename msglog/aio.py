@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Any
 from uuid import UUID
 
+from attrs import define
+
 from ._batch import Receipt
 from ._client_tls import TLS
 from ._errors import NotConnected, NotLogged
@@ -70,6 +72,17 @@ def connect(
     return _Connecting(AsyncClient(servers, client, spool, tls, limits), timeout)
 
 
+@define(slots=True, eq=False)
+class _Waiting:
+    """A message that waits for room, and who waits for its receipt or for the spool to have it."""
+
+    body: bytes
+    size: int
+    waiter: asyncio.Future[Any]
+    receipt: asyncio.Future[Receipt] | None
+    spooled: asyncio.Future[None] | None
+
+
 class AsyncClient:
     """See L{connect}, which makes one.  To be used in one event loop."""
 
@@ -85,6 +98,7 @@ class AsyncClient:
         self._make_link = lambda: Link(servers, client, spool, limits, tls, self._told)
         self._link: Link
         self._running: asyncio.Task[None]
+        self._queue: deque[_Waiting] = deque()
         # Who waits for what: fired when it is so.
         self._waiters: deque[tuple[Any, asyncio.Future[None]]] = deque()
 
@@ -122,9 +136,34 @@ class AsyncClient:
 
         @raise NotLogged: it is not logged; C{retry} says whether to try again.
         """
-        if not self._has_room(len(body)):
-            await self._until(lambda: self._has_room(len(body)))
-        return await self.send_nowait(body)
+        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._in_turn(body, receipt, receipt, None)
+        return await receipt
+
+    def _in_turn(
+        self,
+        body: bytes,
+        waiter: asyncio.Future[Any],
+        receipt: asyncio.Future[Receipt] | None,
+        spooled: asyncio.Future[None] | None,
+    ) -> None:
+        """Hand over a message, now or when there is room, behind those that wait for that."""
+        self._queue.append(_Waiting(body, len(body), waiter, receipt, spooled))
+        if len(self._queue) == 1:
+            self._admit()
+
+    def _admit(self) -> None:
+        # To wake who waits, for it to look for room itself, would wake all for the room of a few.
+        while self._queue and self._has_room(self._queue[0].size):
+            first = self._queue.popleft()
+            if first.waiter.done():
+                continue  # cancelled
+            try:
+                self._outbox.put(first.body, first.receipt, first.spooled)
+            except Exception as e:
+                first.waiter.set_exception(e)
+            else:
+                self._link.soon()
 
     def _has_room(self, size: int) -> bool:
         """Whether there is no point in waiting: there is room, or never will be."""
@@ -152,11 +191,8 @@ class AsyncClient:
         """
         if self._link.spool is None:
             raise NotLogged("this client has no spool", False)
-        if not self._has_room(len(body)):
-            await self._until(lambda: self._has_room(len(body)))
         spooled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._outbox.put(body, None, spooled)
-        self._link.soon()
+        self._in_turn(body, spooled, None, spooled)
         await spooled
 
     async def flush(self) -> None:
@@ -171,6 +207,7 @@ class AsyncClient:
             await waiter
 
     def _told(self) -> None:
+        self._admit()
         for _ in range(len(self._waiters)):
             condition, waiter = self._waiters.popleft()
             if waiter.done():
