@@ -232,7 +232,7 @@ def predecessors(log: Path, remark: Callable[[str], None]) -> list[Path]:
             remark(f"{path} is passed over: {reason}")
 
     reasons: dict[Path, str] = {}
-    own = first_line(log) if log.exists() else b""
+    own = first_line(log)
     found: dict[bytes, RotatedFile] = {}
     for file in rotated_files(log, first_line, pass_over):
         if file.first != own and (file.first not in found or not _is_compressed(file.path)):

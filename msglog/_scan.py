@@ -216,7 +216,6 @@ class _Stretch:
 
     def skip(self, count: int) -> None:
         """Leave bytes out."""
-        self._opening = _NO_OPENING
         self._offset += count
 
     def finish(self, rest: bytes) -> Summary:

@@ -141,7 +141,7 @@ class Selected(Case):
         """Lines with other white space are selected by what they say."""
         other = self.log.read_bytes().replace(b'","', b'", "')
         self.write("log", other)
-        since = ["--since", "2026-11-24T10:58", "--client", "aaaa"]
+        since = ["--since", "2026-11-24T10:58", "--client", client_text(A)]
         self.assertEqual(self.bodies("cat", *since, self.log), ["59", "60"])
         self.assertEqual(self.bodies("cat", "--client", "bbbb", self.log), [])
 
@@ -167,7 +167,8 @@ class Several(Case):
 
     def test_files_that_cannot_hold_it(self) -> None:
         """A file whose successor begins before --since is not read, not even if it is damaged."""
-        self.write("log.1", minutes(1, first=11) + b"damage\n")
+        (self.folder / "log.1").unlink()
+        self.write("log.1.gz", gzip.compress(minutes(1, first=11) + b"damage\n"))
         since = ["--since", "2026-11-24T10:25"]
         self.assertEqual(self.bodies("cat", "-a", *since, self.log), self.numbers(26, 30))
 

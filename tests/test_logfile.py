@@ -145,6 +145,7 @@ class Rotated(Case):
         """While a file is compressed, both are there; and a copy of the log is the log."""
         self.write("log.1", minutes(2, first=5))
         self.write("log.1.gz", gzip.compress(minutes(2, first=5))[:-9])
+        self.write("log.0.gz", gzip.compress(minutes(2, first=5)))
         self.write("log.copy", self.log.read_bytes())
         self.assertEqual(self.names(), ["log.1"])
 

@@ -167,6 +167,7 @@ class Stretches(SynchronousTestCase):
         self.assertEqual((summary.records, summary.unfinished), (3, None))
         summary = scanned(before + bytes(5000))
         self.assertEqual([f.offset for f in summary.faults], [len(before)])
+        self.assertEqual(summary.unfinished, None)
 
     def test_no_end(self) -> None:
         """A last line without newline is no record and no damage, whole or not."""
@@ -257,6 +258,9 @@ class Whole(SynchronousTestCase):
         files = [commit(TEN + n, (A, n, [b"x"]), (B, n, [b"y"])) for n in (1, 2, 3)]
         _, verification = self.verified(files[0], files[2])
         self.assertEqual(dict(verification.beginnings), {1: 2})
+        gap = commit(TEN + 3, (A, 2, [b"x"]), (B, 2, [b"y"]), (A, 5, [b"x"]))
+        _, verification = self.verified(files[0], gap, cut=1)
+        self.assertEqual((verification.faults, dict(verification.beginnings)), (1, {}))
         self.assertIn("2 is missing", self.verified(files[0], files[2])[0][0][1].reason)
 
     def test_unfinished(self) -> None:
@@ -267,7 +271,8 @@ class Whole(SynchronousTestCase):
         self.assertEqual(found, [])
         assert verification.unfinished is not None
         self.assertEqual(verification.unfinished.offset, log.index(b"\n") + 1)
-        self.assertEqual(self.kinds(log[:-5], after), [(0, FaultKind.DAMAGED)])
+        later = commit(TEN + 2, (A, 3, [b"3"]))
+        self.assertEqual(self.kinds(log[:-5], after, later), [(0, FaultKind.DAMAGED)])
 
     def test_reasons(self) -> None:
         """Each fault says which client and which sequences."""

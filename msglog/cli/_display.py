@@ -17,8 +17,9 @@ from ._remarks import Remarks
 __all__ = ["Display", "display_options"]
 
 _RESET, _DIM, _REVERSE = "\x1b[0m", "\x1b[2m", "\x1b[7m"
-# Clients differ in colour: green, yellow, blue, magenta, cyan.  Red is for what is wrong.
-_CLIENT_COLOURS = tuple(f"\x1b[{code}m" for code in (32, 33, 34, 35, 36))
+# Clients differ in colour: green, yellow, magenta, cyan, light blue.  Red is for what is wrong, and
+# blue is not to be read on black.
+_CLIENT_COLOURS = tuple(f"\x1b[{code}m" for code in (32, 33, 35, 36, 94))
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
