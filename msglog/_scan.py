@@ -190,8 +190,8 @@ def scan(read: Callable[[int, int], bytes], begin: int, end: int) -> Summary:
                 stretch.add_overlong()
             stretch.skip(len(block))
             position += len(block)
-            size, overlong, rest = _BLOCK_BYTES, True, b""
-    return stretch.finish(rest)
+            size, overlong = _BLOCK_BYTES, True
+    return stretch.finish(b"" if overlong else rest)
 
 
 class _Stretch:
