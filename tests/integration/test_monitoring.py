@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 import uuid
 from pathlib import Path
 
@@ -213,15 +212,14 @@ def start_error(server: Server) -> str:
     return line
 
 
-def test_only_for_this_machine(make_server) -> None:
+def test_only_for_this_machine(make_watched) -> None:
     """Beyond loopback it listens only if told so explicitly."""
-    port = free_port()
-    server = make_server("--http", f"tcp:{port}")
+    server = make_watched()
+    server.options = ("--http", f"tcp:{server.http}")
     assert "--http-anyone" in start_error(server)
     server.options += ("--http-anyone",)
     server.start()
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=20) as answer:
-        assert answer.status == 200
+    assert server.get("/readyz")[0] == 200
     server.stop()
 
 
@@ -270,6 +268,7 @@ def test_unix_socket(make_server) -> None:
     """--http works on a socket in the file system."""
     path = f"{os.getcwd()}/http"
     server = make_server("--http", f"unix:{path}").start()
+    wait_until(lambda: os.path.exists(path), "the socket")
     with socket.socket(socket.AF_UNIX) as s:
         s.settimeout(10)
         s.connect(path)
