@@ -124,7 +124,7 @@ class LogHandler(logging.Handler):
 
     def filter(self, record: logging.LogRecord) -> Any:
         """See L{logging.Filterer}; what a client says about its work makes no work for it."""
-        if record.name == "msglog" or record.name.startswith("msglog."):
+        if f"{record.name}.".startswith("msglog."):
             return False
         if threading.current_thread().name in _CLIENT_THREADS:
             return False

@@ -68,11 +68,12 @@ class LogObserver:
             return
         made = self.to_event(event)
         with self._lock:
-            if len(self._held) >= HELD_EVENTS:
-                self._drops.add(f"{HELD_EVENTS} events wait for the reactor, or for the client")
-                return
-            self._held.append(made)
+            full = len(self._held) >= HELD_EVENTS
+            if not full:
+                self._held.append(made)
             scheduled, self._scheduled = self._scheduled, True
+        if full:
+            self._drops.add(f"{HELD_EVENTS} events wait for the reactor, or for the client")
         if threadable.isInIOThread():
             self._hand_over()
         elif not scheduled:
@@ -158,7 +159,6 @@ class LogObserver:
 
 def _is_our_own(event: LogEvent) -> bool:
     """Whether an event is about msglog's own work, which then must not make more work for it."""
-    namespace = event.get("log_namespace") or ""
     # Twisted speaks of the client's attempts to connect, and there are more the longer it takes.
     connecting = isinstance(event.get("endpoint"), Failover)
-    return namespace == "msglog" or namespace.startswith("msglog.") or connecting
+    return connecting or f"{event.get('log_namespace')}.".startswith("msglog.")
