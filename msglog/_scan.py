@@ -22,6 +22,7 @@ import enum
 from collections import Counter
 from collections.abc import Callable
 from struct import Struct
+from typing import NamedTuple
 
 import orjson
 from attrs import Factory, define, frozen
@@ -92,22 +93,25 @@ class Fault:
     reason: str
 
 
-@define(slots=True, eq=False)
-class ClientRun:
+class ClientRun(NamedTuple):
     """
     The records of one client in a stretch.
+
+    There are thousands in a summary, which goes from process to process: a tuple is pickled five
+    times as fast as an attrs class.
 
     @ivar first: the sequence of the first one.
     @ivar offset: where that is.
     @ivar last: the sequence of the last one.
+    @ivar records: how many there are.
     @ivar size: bytes of their lines.
     """
 
     first: int
     offset: int
     last: int
-    records: int = 0
-    size: int = 0
+    records: int
+    size: int
 
 
 @define(slots=True, eq=False)
@@ -194,6 +198,17 @@ def scan(read: Callable[[int, int], bytes], begin: int, end: int) -> Summary:
     return stretch.finish(b"" if overlong else rest)
 
 
+@define(slots=True, eq=False)
+class _Run:
+    """A L{ClientRun} in the making."""
+
+    first: int
+    offset: int
+    last: int
+    records: int = 0
+    size: int = 0
+
+
 class _Stretch:
     """A stretch that is being checked, and the run of lines that it is in the middle of."""
 
@@ -204,8 +219,9 @@ class _Stretch:
         self._opening = _NO_OPENING  # and those of the current client in it
         self._client = b""
         self._sequence = 0
-        self._run = ClientRun(0, 0, 0)  # of nobody
-        self._known: dict[bytes, tuple[bytes, ClientRun]] = {}  # by the client's text
+        self._run = _Run(0, 0, 0)  # of nobody
+        self._runs: dict[bytes, _Run] = {}
+        self._known: dict[bytes, tuple[bytes, _Run]] = {}  # by the client's text
         self._counted = 0  # records when the current commit began
 
     def add_overlong(self) -> None:
@@ -226,6 +242,10 @@ class _Stretch:
         """
         summary = self._summary
         self._count_commit()
+        for client, run in self._runs.items():
+            summary.clients[client] = ClientRun(
+                run.first, run.offset, run.last, run.records, run.size
+            )
         if rest:
             summary.unfinished = self._offset
         return summary
@@ -305,9 +325,9 @@ class _Stretch:
             start = opening(format_time(time), client)
         else:
             start = line[:_OPENING]
-        run = summary.clients.get(client)
+        run = self._runs.get(client)
         if run is None:
-            run = summary.clients[client] = ClientRun(sequence, offset, sequence)
+            run = self._runs[client] = _Run(sequence, offset, sequence)
             self._known[start[_CLIENT]] = client, run
         elif sequence != run.last + 1:
             reason = sequence_fault(client, sequence, run.last)
