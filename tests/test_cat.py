@@ -231,7 +231,7 @@ class Damaged(Case):
         result = self.run_it("cat", self.write("log", b"x\n" * 1000), status=1)
         said = result.stderr.splitlines()
         self.assertEqual(len(said), 5)
-        self.assertIn("1000 places", said[-1])
+        self.assertIn("1,000; msglog verify", said[-1])
 
     def test_no_end(self) -> None:
         """Half a line at the end is said, not shown, and no damage."""

@@ -78,7 +78,7 @@ class Stretches(Case):
 class Verify(Case):
     def test_whole(self) -> None:
         result = self.run_it("verify", self.write("log", minutes(5)))
-        self.assertIn("5 records, 5 commits, 1 clients", result.stdout)
+        self.assertIn("5 records, 5 commits, 1 client;", result.stdout)
         self.assertIn("whole: nothing is damaged", result.stdout)
         self.assertEqual(result.stderr, "")
 
@@ -119,7 +119,7 @@ class Verify(Case):
         self.assertIn("in 3 files", self.run_it("verify", two, one, log).stdout)
         self.run_it("verify", "--rotated", log)
         missing = self.run_it("verify", two, log, status=1)
-        self.assertIn(f"missing between it and {two}?", missing.stderr)
+        self.assertIn(f"is there a file between it and {two}?", missing.stderr)
 
     def test_wrong_order(self) -> None:
         """Files in a wrong order are told apart from damage, with the right one."""
@@ -198,7 +198,7 @@ class Stats(Case):
         """What is damaged is not counted, and said."""
         result = self.run_it("stats", self.write("log", minutes(2) + b"x\n"), status=1)
         self.assertIn("records  2 ", result.stdout)
-        self.assertIn("1 places are damaged", result.stderr)
+        self.assertIn("not counted, since damaged: 1", result.stderr)
 
     def test_empty(self) -> None:
         self.assertIn("records  0", self.run_it("stats", self.write("log", b"")).stdout)

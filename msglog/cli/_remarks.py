@@ -55,4 +55,4 @@ class Remarks:
     def summary(self) -> None:
         """What is to be said at the end."""
         if self.damaged > _MOST:
-            self.say(f"{self.damaged} places are damaged; msglog verify lists them")
+            self.say(f"damaged in all: {self.damaged:,}; msglog verify lists each place")

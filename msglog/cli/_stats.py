@@ -87,7 +87,7 @@ def command(files: tuple[Path, ...], rotated: bool, top: int, jobs: int, as_json
             click.echo(line)
     damaged = statistics.counts[FaultKind.DAMAGED] + statistics.counts[FaultKind.UNREADABLE]
     if damaged:
-        remark(f"{damaged:,} places are damaged and not counted; msglog verify lists them")
+        remark(f"not counted, since damaged: {damaged:,}; msglog verify lists each place")
     return 1 if damaged else 0
 
 

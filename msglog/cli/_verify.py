@@ -179,7 +179,8 @@ class _Report:
             rate += f", {v.records / seconds:,.0f} records a second"
         files = "" if len(self._names) == 1 else f" in {len(self._names)} files"
         lines = [
-            f"{v.records:,} records, {v.commits:,} commits, {v.clients:,} clients{files}; {rate}"
+            f"{_counted(v.records, 'record')}, {_counted(v.commits, 'commit')}, "
+            f"{_counted(v.clients, 'client')}{files}; {rate}"
         ]
         if v.records:
             first, last = (format_time(t).decode() for t in (v.first_time, v.last_time))
@@ -207,8 +208,9 @@ class _Report:
             )
         for file, count in sorted(verification.beginnings.items()):
             advice.append(
-                f"{count:,} clients miss records just before {self._names[file]}: is a file "
-                f"missing between it and {self._names[file - 1]}?"
+                f"records of {_counted(count, 'client')} are missing just before "
+                f"{self._names[file]}: is there a file "
+                f"between it and {self._names[file - 1]}?"
             )
         return advice
 
@@ -236,10 +238,14 @@ class _Report:
         click.echo(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 _NAMES = {
     FaultKind.DAMAGED: "damaged",
     FaultKind.SEQUENCE: "out of sequence",
-    FaultKind.BEGINNING: "clients that do not begin with 1",
+    FaultKind.BEGINNING: "not begun with 1",
     FaultKind.TIME: "going back in time",
     FaultKind.UNREADABLE: "unreadable",
 }
