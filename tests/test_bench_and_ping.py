@@ -275,6 +275,20 @@ class Figures(SynchronousTestCase):
         self.assertIsNone(found["problem"])
 
 
+class Page(SynchronousTestCase):
+    def test_bench_page(self) -> None:
+        """docs/bench.md has every option's and every figure's name."""
+        page = (Path(__file__).parent.parent / "docs" / "bench.md").read_text()
+        for command in (_bench.command, _ping.command):
+            for option in command.params:
+                name = max(option.opts, key=len)
+                if not name.startswith("--tls"):
+                    self.assertIn(name, page)
+        for name in report(1.0).as_json():
+            if name != "msglog":
+                self.assertIn(f"`{name}`", page)
+
+
 class Chart(SynchronousTestCase):
     def saved(self, name: str, of: Report) -> bytes:
         path = Path(self.mktemp())

@@ -100,7 +100,8 @@ def _draw_latencies(axes: Axes, measured: Measurement) -> None:
     axes.step(places, values, where="pre", color=_LATENCY, linewidth=1.8)
     axes.set_yscale("log")
     axes.set_ylim(min(values) / 1.5, max(values) * 2)
-    axes.set_xlim(0, max(places[-1], 1) * 1.08)
+    width = max(places[-1], 1)
+    axes.set_xlim(-0.05 * width, 1.08 * width)  # on the left, room for the first mark's text
     for percent in PERCENTILES:
         if _place(percent) < places[-1] - _APART:
             _mark(axes, _place(percent), latencies.percentile(percent), f"p{percent:g}")
