@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "TLS",
     "Batch",
     "BlockingClient",
     "ClientLimits",
@@ -74,7 +75,6 @@ __all__ = [
     "SpoolError",
     "StartError",
     "StoreFailed",
-    "TLS",
     "TLSError",
     "Unanswered",
     "Verdict",

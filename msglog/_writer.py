@@ -22,7 +22,7 @@ import enum
 import errno
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from attrs import define
@@ -30,6 +30,7 @@ from twisted.logger import Logger
 
 from ._batch import Batch, Verdict
 from ._checkpoint import Checkpoint, Coverage, identify
+from ._checkpointer import Checkpointer
 from ._counts import CommitCounts
 from ._disk import Disk
 from ._errors import (
@@ -128,11 +129,7 @@ class LogWriter:
         self._last_time = 0
         self._unsynced = False
         self._unsynced_since = 0.0
-        self._checkpoint: Checkpoint | None = None
-        self._steps: Generator[None, None, None] | None = None
-        self._covered = 0  # the offset of the last checkpoint
-        self._checkpointed_at = 0.0
-        self._retry_at = 0.0  # after a checkpoint that failed
+        self._checkpointer: Checkpointer | None = None
         self._rotate_at = 0.0  # after a rotation that failed
         self._rotation_failed = False
         self.counts = CommitCounts()
@@ -174,12 +171,9 @@ class LogWriter:
             raise
 
     def _abandon(self) -> None:
-        if self._steps is not None:
-            self._steps.close()
-            self._steps = None
-        if self._checkpoint is not None:
-            self._checkpoint.close()
-            self._checkpoint = None
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+            self._checkpointer = None
         if self._fd >= 0:
             self._disk.close(self._fd)
             self._fd = -1
@@ -188,26 +182,29 @@ class LogWriter:
         self._fd = self._open_locked()
         # Not what an earlier life of this object had staged when its disk failed.
         self.ledger = self._new_ledger()
-        self._checkpoint = Checkpoint(self.ledger_path, self._limits.window)
-        recovery = Recovery(
-            self.path, self.ledger_path, self._disk, self.ledger, self._clock, self._spill
+        checkpoint = Checkpoint(self.ledger_path, self._limits.window)
+        self._checkpointer = Checkpointer(
+            checkpoint, self.ledger, self._limits, self._coverage, self._sync, self._monotonic
         )
-        recovered = recovery.run(self._fd, self._checkpoint.coverage())
+        recovery = Recovery(
+            self.path,
+            self.ledger_path,
+            self._disk,
+            self.ledger,
+            self._clock,
+            self._checkpointer.spill,
+        )
+        recovered = recovery.run(self._fd, checkpoint.coverage())
         self._size = recovered.size
         self._file, self._last_time = recovery.file, recovery.last_time
         self._began = recovery.began
         self._disk.sync_folder(self.path.parent)
         self._unsynced = False
         self._note_durable()
-        self._checkpointed_at = self._monotonic()
-        self.space.look(self._checkpointed_at)
+        self.space.look(self._monotonic())
         self._save(durable=True, complete=False)
         self._state = _State.OPEN
         return recovered
-
-    def _spill(self) -> None:
-        # Only rows, no coverage: a start that is cut short begins again from the same place.
-        self._drain(self._steps_of(None, durable=False))
 
     def _open_locked(self) -> int:
         """Open the log by its name and lock it."""
@@ -368,7 +365,6 @@ class LogWriter:
 
     def _fail(self, reason: str) -> StoreFailed:
         self._state = _State.FAILED
-        self._steps = None
         return StoreFailed(reason)
 
     def tick(self) -> bool:
@@ -385,7 +381,8 @@ class LogWriter:
         if self._lazy and self._sync_is_due():
             self._sync()
             self._note_durable()
-        self._advance_checkpoint()
+        assert self._checkpointer is not None
+        self._checkpointer.advance(self._size)
         try:
             # One that somebody else has moved away is for a commit to leave.
             if self._disk.names(self.path, self._fd):
@@ -394,7 +391,7 @@ class LogWriter:
             self._log.error("{reason}; the next commit tries again", reason=str(e))
         except OSError as e:
             raise self._fail(f"cannot look at {self.path}: {e.strerror}") from e
-        return self._steps is not None
+        return self._checkpointer.begun
 
     @property
     def behind(self) -> bool:
@@ -402,16 +399,8 @@ class LogWriter:
         Whether a step of the checkpoint is due.  (May be asked from another thread: a commit's
         verdicts need not wait for it.)
         """
-        if self._steps is not None:
-            return True
-        ledger, now = self.ledger, self._monotonic()
-        if not ledger.dirty or now < self._retry_at:
-            return False
-        return (
-            ledger.overfull
-            or self._size - self._covered >= self._limits.checkpoint_bytes
-            or now - self._checkpointed_at >= self._limits.checkpoint_seconds
-        )
+        checkpointer = self._checkpointer
+        return checkpointer is not None and checkpointer.behind(self._size)
 
     # --- rotation --------------------------------------------------------------------------
 
@@ -471,7 +460,9 @@ class LogWriter:
             raise
         self._disk.close(self._fd)
         self._fd = fd
-        self._size = self._covered = 0
+        self._size = 0
+        assert self._checkpointer is not None
+        self._checkpointer.file_begun()
         self._file = b""
 
     def _rotate_if_due(self) -> None:
@@ -544,62 +535,16 @@ class LogWriter:
     # --- checkpoint ------------------------------------------------------------------------
 
     def _load(self, client: bytes) -> ClientState | None:
-        assert self._checkpoint is not None
-        return self._checkpoint.load(client)
+        assert self._checkpointer is not None
+        return self._checkpointer.load(client)
 
-    def _advance_checkpoint(self) -> None:
-        """Begin a checkpoint that is due; do one step of one that was begun."""
-        if not self.behind:
-            return
-        now = self._monotonic()
-        if self._steps is None:
-            self._checkpointed_at = now
-            self._steps = self._steps_of(self._coverage(complete=False), durable=False)
-        try:
-            if self.ledger.overfull:
-                self._drain(self._steps)
-                self._steps = None
-            elif next(self._steps, self) is self:
-                self._steps = None
-        except sqlite3.Error as e:
-            self._steps = None
-            self._retry_at = now + self._limits.checkpoint_seconds
-            self._log.error(
-                "the ledger {ledger} could not be brought up to date: {error}; it is tried again "
-                "in {seconds} s, and until then a start reads more of the log",
-                ledger=str(self.ledger_path),
-                error=str(e),
-                seconds=self._limits.checkpoint_seconds,
-            )
-
-    def _coverage(self, *, complete: bool) -> Coverage:
+    def _coverage(self, *, complete: bool = False) -> Coverage:
         return Coverage(self._file, self._size, self._last_time, complete, bool(self._lazy))
-
-    def _steps_of(self, coverage: Coverage | None, *, durable: bool) -> Generator[None, None, None]:
-        assert self._checkpoint is not None
-        written: dict[bytes, tuple[ClientState, int]] = {}
-        dirty = dict(self.ledger.dirty)
-        steps = self._checkpoint.write(dirty, coverage, written, durable=durable)
-        while True:
-            # The ledger must never know of a message that a power cut can take from the log.
-            self._sync()
-            if next(steps, steps) is steps:
-                break
-            yield
-        if coverage is not None:
-            self._covered = coverage.offset
-        self.ledger.saved(written)
-
-    def _drain(self, steps: Generator[None, None, None]) -> None:
-        for _ in steps:
-            pass
 
     def _save(self, *, durable: bool, complete: bool) -> None:
         """A whole checkpoint now."""
-        if self._steps is not None:
-            self._drain(self._steps)
-            self._steps = None
-        self._drain(self._steps_of(self._coverage(complete=complete), durable=durable))
+        assert self._checkpointer is not None
+        self._checkpointer.save(self._coverage(complete=complete), durable=durable)
 
     # --- end -------------------------------------------------------------------------------
 

@@ -195,9 +195,9 @@ class Impossible(Case):
     def test_full_ledger(self) -> None:
         writer = self.open()
         self.write(writer, 1, 2)
-        writer._checkpoint._db.execute("PRAGMA query_only=ON")
+        writer._checkpointer._checkpoint._db.execute("PRAGMA query_only=ON")
         self.go_on(writer, 3)
-        writer._checkpoint._db.execute("PRAGMA query_only=OFF")
+        writer._checkpointer._checkpoint._db.execute("PRAGMA query_only=OFF")
         self.now += 61
         self.write(writer, 7, 1)
         self.assertEqual(self.sequences(), [7])

@@ -139,11 +139,11 @@ class Faults(Case):
     def test_full_at_the_first_commit(self) -> None:
         """If the ledger cannot take a new file's name, the file takes nothing."""
         writer = self.open()
-        writer._checkpoint._db.execute("PRAGMA query_only=ON")
+        writer._checkpointer._checkpoint._db.execute("PRAGMA query_only=ON")
         (verdict,) = writer.commit([entry(A, 1, b"1")])
         self.assertEqual(verdict.refusals[0].code, NackCode.NOT_STORED)
         self.assertEqual(self.log.read_bytes(), b"")
-        writer._checkpoint._db.execute("PRAGMA query_only=OFF")
+        writer._checkpointer._checkpoint._db.execute("PRAGMA query_only=OFF")
         self.write(writer, 1, 1)
 
     def test_full_disk(self) -> None:
@@ -217,11 +217,11 @@ class Faults(Case):
         """If the ledger cannot be written, the log goes on, and says it; later it is."""
         writer = self.open(checkpoint_seconds=10)
         self.write(writer, 1, 1)
-        writer._checkpoint._db.execute("PRAGMA query_only=ON")
+        writer._checkpointer._checkpoint._db.execute("PRAGMA query_only=ON")
         self.now += 11
         self.write(writer, 2, 4)
         self.assertEqual(set(writer.ledger.dirty), {A})
-        writer._checkpoint._db.execute("PRAGMA query_only=OFF")
+        writer._checkpointer._checkpoint._db.execute("PRAGMA query_only=OFF")
         self.now += 11
         self.write(writer, 6, 1)
         self.idle(writer)

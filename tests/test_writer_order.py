@@ -103,10 +103,10 @@ class RotationInACommit(Case):
         writer = self.open()
         self.write(writer, 1, 1)
         self.rotate()
-        writer._checkpoint._db.execute("PRAGMA query_only=ON")
+        writer._checkpointer._checkpoint._db.execute("PRAGMA query_only=ON")
         self.refused(writer.commit([entry(A, 2, b"2")]), 2)
         writer.reopen()
-        writer._checkpoint._db.execute("PRAGMA query_only=OFF")
+        writer._checkpointer._checkpoint._db.execute("PRAGMA query_only=OFF")
         self.write(writer, 2, 1)
         self.assertEqual(self.sequences(), [2])
 
