@@ -94,7 +94,9 @@ def test_blocking_waits(server) -> None:
     with pytest.raises(TypeError):
         log.send("text")
     server.start()
+    began = time.monotonic()
     log.flush(10)
+    assert time.monotonic() - began < 5  # who waits is told, and does not find out at the end
     assert waiting.result(0).sequence == 1
     assert log.unsettled == 0
     log.close()
