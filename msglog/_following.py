@@ -67,13 +67,9 @@ class Follower:
         if self._file is None and not self._open():
             return
         while True:
-            was_absent = self._said_absent
             following = self._successor()
             yield from self._grown()
             if not following:
-                if self._said_absent and not was_absent:
-                    # More than one may have been begun and moved away.
-                    yield from self._between()
                 return
             self._note_half_line()
             yield from self._between()
