@@ -218,7 +218,12 @@ class Stats(Case):
             self.assertIn(second // statistics.span_seconds, statistics.spans)
 
     @given(
-        st.dictionaries(st.integers(0, 10**9), st.integers(1, 10**6), min_size=1, max_size=30),
+        st.dictionaries(
+            st.integers(0, 10**9) | st.integers(-62_135_596_800, 253_402_300_799),
+            st.integers(1, 10**6),
+            min_size=1,
+            max_size=30,
+        ),
         st.integers(1, 300),
         st.booleans(),
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 
 __all__ = ["rate_chart"]
 
@@ -19,6 +19,11 @@ _ASCII = " #"
 _MOST_COLUMNS = 120
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The seconds that have a date, years 1 to 9999; a column may reach beyond its records.
+_FIRST, _LAST = -62_135_596_800, 253_402_300_799
+
+
 def rate_chart(
     spans: Mapping[int, int], span_seconds: int, width: int, blocks: bool
 ) -> tuple[list[str], int]:
@@ -29,20 +34,20 @@ def rate_chart(
     @param width: columns of the terminal.
     @param blocks: whether its encoding has block characters.
     """
-    first, last = min(spans), max(spans)
-    per_column = max(1, (last - first) // _MOST_COLUMNS)  # spans
-    while True:  # a wider column makes the labels narrower
-        columns = last // per_column - first // per_column + 1
-        sums: dict[int, int] = {}
+    begin, end = min(spans) * span_seconds, max(spans) * span_seconds
+    for seconds in _column_seconds():
+        columns = end // seconds - begin // seconds + 1
+        if columns > _MOST_COLUMNS:
+            continue
+        first = begin // seconds
+        sums = [0] * columns
         for span, records in spans.items():
-            column = span // per_column - first // per_column
-            sums[column] = sums.get(column, 0) + records
-        seconds = span_seconds * per_column
-        rates = [sums.get(column, 0) / seconds for column in range(columns)]
+            sums[span * span_seconds // seconds - first] += records
+        rates = [records / seconds for records in sums]
         labels = len(_rate(max(rates)))
-        if columns <= max(1, min(width - labels - 2, _MOST_COLUMNS)):
+        # Two columns always fit; around 1970 no span of time makes one of them.
+        if columns <= max(2, width - labels - 2):
             break
-        per_column += 1 + per_column // 16
     top = max(rates)
     lines = []
     characters = _EIGHTHS if blocks else _ASCII
@@ -50,9 +55,20 @@ def rate_chart(
         label = _rate(top) if row == HEIGHT else "0" if row == 1 else ""
         bars = "".join(_piece(rate, top, row, characters) for rate in rates)
         lines.append(f"{label:>{labels}} {'┤' if blocks else '|'}{bars}".rstrip())
-    begin = first // per_column * seconds
-    lines.append(" " * (labels + 2) + _axis(begin, begin + columns * seconds, columns))
+    axis = _axis(first * seconds, (first + columns) * seconds, columns)
+    lines.append(" " * (labels + 2) + axis)
     return lines, seconds
+
+
+def _column_seconds() -> Iterator[int]:
+    """What a column may stand for: spans of time that a person counts in, and then any."""
+    for unit, counts in ((1, (1, 2, 5, 10, 15, 30)), (60, (1, 2, 5, 10, 15, 30))):
+        yield from (unit * count for count in counts)
+    yield from (3600 * count for count in (1, 2, 3, 6, 12))
+    days = 1
+    while True:
+        yield 86400 * days
+        days *= 2
 
 
 def _piece(rate: float, top: float, row: int, characters: str) -> str:
@@ -68,7 +84,7 @@ def _rate(rate: float) -> str:
 
 def _axis(begin: int, end: int, columns: int) -> str:
     """The first and the last moment, the date only where it is needed."""
-    first, last = (datetime.fromtimestamp(t, UTC) for t in (begin, end))
+    first, last = (_EPOCH + timedelta(seconds=min(max(t, _FIRST), _LAST)) for t in (begin, end))
     left = first.strftime("%Y-%m-%d %H:%M:%S")
     right = last.strftime("%H:%M:%S" if first.date() == last.date() else "%Y-%m-%d %H:%M:%S")
     return left + right.rjust(columns - len(left)) if columns > len(left + right) else left
