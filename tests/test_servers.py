@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import ClientLimits
-from msglog._servers import DEFAULT_PORT, Backoff, parse_servers
+from msglog._servers import DEFAULT_PORT, Backoff, address_text, parse_servers
 
 
 class Addresses(SynchronousTestCase):
@@ -30,6 +30,12 @@ class Addresses(SynchronousTestCase):
         expected = [("a", 1), ("b", DEFAULT_PORT), ("c", 3)]
         for servers in ("a:1,b,c:3", "a:1, b , c:3", ["a:1", "b", "c:3"], ["a:1,b", "c:3"]):
             self.assertEqual(parse_servers(servers), expected)
+
+    def test_text(self) -> None:
+        """What is shown of an address can be given again."""
+        for address in (("a", 1), ("127.0.0.1", 2), ("::1", 3)):
+            self.assertEqual(parse_servers(address_text(address)), [address])
+        self.assertEqual(address_text(("::1", 3)), "[::1]:3")
 
     def test_none(self) -> None:
         """What is no address is named; nothing is no address either."""
