@@ -11,6 +11,9 @@ from ._log_event import event_time
 
 __all__ = ["Drops", "remark"]
 
+# Characters of a reason that a remark quotes: it must fit into a server's shortest messages.
+_REASON = 80
+
 
 def remark(text: str, **fields: Any) -> dict[str, Any]:
     """An event of our own, in the same log."""
@@ -57,7 +60,8 @@ class Drops:
             return
         try:
             count = self.unsaid
-            if take(remark(f"{_messages(count)} dropped: {self.why}", dropped=count)):
+            why = self.why if len(self.why) <= _REASON else f"{self.why[:_REASON]}…"
+            if take(remark(f"{_messages(count)} dropped: {why}", dropped=count)):
                 with self._lock:
                     self.unsaid -= count
         finally:

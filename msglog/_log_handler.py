@@ -100,6 +100,7 @@ class LogHandler(logging.Handler):
             client=UUID(client) if isinstance(client, str) else client, spool=spool
         )
         _handlers.add(self)
+        self._flush_with_worker()
         if max_body is None:
             self._await_terms(self._client)
 
@@ -197,8 +198,9 @@ class LogHandler(logging.Handler):
         return True
 
     def _hand_over(self, client: BlockingClient, event: dict[str, Any]) -> None:
-        longest = client.max_body
-        body = encode(event, self._max_body if longest is None else longest)
+        # What the server has said last holds also for the next client.
+        self._max_body = longest = client.max_body or self._max_body
+        body = encode(event, longest)
         if body is None:
             raise NotLogged(f"nothing of it fits into the {longest} bytes of a message", False)
         watch = _Watch(self._drops, partial(self._take, client))
@@ -237,6 +239,7 @@ class LogHandler(logging.Handler):
         with self._replacing:
             if self._client is None and not self._closed:
                 self._client = self._connect()
+                self._flush_with_worker()
                 if self._spooled_by_parent:
                     self._take(
                         self._client,
@@ -260,6 +263,16 @@ class LogHandler(logging.Handler):
         self._spooled_by_parent, self._spool = self._spool or self._spooled_by_parent, None
 
     # --- the end ---------------------------------------------------------------------------
+
+    def _flush_with_worker(self) -> None:
+        """
+        Flush when a process of C{multiprocessing} ends: that is not how Python ends, and nobody
+        calls C{logging.shutdown}.
+        """
+        process = sys.modules.get("multiprocessing.process")
+        util = sys.modules.get("multiprocessing.util")
+        if process is not None and util is not None and process.parent_process() is not None:
+            util.Finalize(None, self.flush, exitpriority=0)
 
     def flush(self) -> None:
         """

@@ -53,7 +53,7 @@ class LogObserver:
         self._max_body = max_body
         self._drops = Drops()
         self._lock = threading.Lock()
-        self._held: deque[dict[str, Any]] = deque()
+        self._held: deque[tuple[LogEvent, dict[str, Any]]] = deque()
         self._scheduled = False
         self._awaiting_room = False
 
@@ -68,13 +68,16 @@ class LogObserver:
             return
         made = self.to_event(event)
         with self._lock:
+            # Twisted tells an early observer everything again when its own log begins.
+            if not self._client.running and any(event is known for known, _ in self._held):
+                return
             full = len(self._held) >= HELD_EVENTS
             if not full:
-                self._held.append(made)
+                self._held.append((event, made))
             scheduled, self._scheduled = self._scheduled, True
         if full:
             self._drops.add(f"{HELD_EVENTS} events wait for the reactor, or for the client")
-        if threadable.isInIOThread():
+        if _in_the_reactors_thread():
             self._hand_over()
         elif not scheduled:
             self._reactor.callFromThread(self._hand_over)
@@ -123,7 +126,7 @@ class LogObserver:
             held, self._held = self._held, deque()
         if self._drops.unsaid:
             self._say_when_there_is_room()
-        for made in held:
+        for _, made in held:
             error = self._send(made)
             if error is not None:
                 self._drops.add(str(error))
@@ -155,6 +158,12 @@ class LogObserver:
         self._awaiting_room = False
         if result is None:
             self._drops.say(lambda made: self._send(made) is None)
+
+
+def _in_the_reactors_thread() -> bool:
+    if threadable.ioThread is None:  # it does not run yet
+        return threading.current_thread() is threading.main_thread()
+    return threadable.isInIOThread()
 
 
 def _is_our_own(event: LogEvent) -> bool:

@@ -726,6 +726,16 @@ class Holding(ObserverCase):
         self.log.info("c")
         self.assertEqual(self.client.messages, ["a", "b", "c"])
 
+    def test_twice_told(self) -> None:
+        """What Twisted tells again when its own log begins is in the log once."""
+        self.client.running = 0
+        event = {"log_time": 1.0, "log_format": "a", "log_level": LogLevel.info}
+        self.observer(event)
+        self.observer(event)
+        self.client.running = 1
+        self.log.info("b")
+        self.assertEqual(self.client.messages, ["a", "b"])
+
     def test_other_threads(self) -> None:
         """The client is used in the reactor's thread alone."""
         self.patch(threadable, "ioThread", -1)
@@ -738,6 +748,18 @@ class Holding(ObserverCase):
         self.log.info("c")
         self.reactor.turn()
         self.assertEqual(self.client.messages, ["a", "b", "c"])
+
+    def test_before_the_reactor_runs(self) -> None:
+        """The main thread is the one that will run it, and need not wait for that."""
+        self.patch(threadable, "ioThread", None)
+        self.log.info("a")
+        self.assertEqual(self.client.messages, ["a"])
+        thread = threading.Thread(target=self.log.info, args=("b",))
+        thread.start()
+        thread.join()
+        self.assertEqual(self.client.messages, ["a"])
+        self.reactor.turn()
+        self.assertEqual(self.client.messages, ["a", "b"])
 
     def test_too_many(self) -> None:
         """Not more are held than may be."""
