@@ -64,7 +64,7 @@ _OPENING = 92  # up to and with "seq":
 _TO_MESSAGE = 28  # from behind the sequence to behind "message":
 # What no line begins with.
 _NO_OPENING = b"\n"
-_NOT_KNOWN = (-1, b"", 0)
+_NOT_SO = (-1, b"", 0)
 # From here on lines are looked at one by one, so that a run needs no check for the highest
 # sequence: none has as many lines as there are sequences above.
 _NO_RUN_FROM = MAX_SEQUENCE - 2**32
@@ -313,7 +313,7 @@ class _Stretch:
         """A line that does not simply go on in its commit: see what it is, and begin another."""
         self._opening = _NO_OPENING
         offset, summary = self._offset, self._summary
-        time, client, sequence = self._next_of_known(line)
+        time, client, sequence = self._as_written(line)
         if time < 0:
             try:
                 record = parse_line(line)
@@ -343,24 +343,30 @@ class _Stretch:
             return
         self._run, self._client, self._sequence, self._opening = run, client, sequence, start
 
-    def _next_of_known(self, line: bytes) -> tuple[int, bytes, int]:
-        """The time, client and sequence of a good line, if it is a known client's next one."""
-        found = self._known.get(line[_CLIENT])
-        if found is None or line[:9] != b'{"time":"' or line[36:_COMMIT] != b'","client":"':
-            return _NOT_KNOWN
-        client, run = found
-        sequence = run.last + 1
-        at = _OPENING + _TO_MESSAGE + len(b"%d" % sequence)
+    def _as_written(self, line: bytes) -> tuple[int, bytes, int]:
+        """The time, client and sequence of a good line that is just as msglog writes them."""
+        if line[:9] != b'{"time":"' or line[36:_COMMIT] != b'","client":"':
+            return _NOT_SO
         try:
+            found = self._known.get(line[_CLIENT])
+            if found is not None:
+                client, run = found
+                sequence = run.last + 1
+            else:
+                client = _client_of(line[_CLIENT])
+                sequence = int(line[_OPENING : line.index(b",", _OPENING)])
+            at = _OPENING + _TO_MESSAGE + len(b"%d" % sequence)
             time = parse_time(line[_TIME].decode())
             body = orjson.loads(line[at:-1]).encode()
         except (ValueError, AttributeError):
-            return _NOT_KNOWN
+            return _NOT_SO
+        if not 0 < sequence <= MAX_SEQUENCE:
+            return _NOT_SO
         checksum = crc32c(_CHECKED.pack(MESSAGE, client, sequence) + body)
         expected = b'","seq":%d,"crc":"%08x","message":' % (sequence, checksum)
         if line[_CLIENT_END:at] == expected and line[-1] == 125:  # }
             return time, client, sequence
-        return _NOT_KNOWN
+        return _NOT_SO
 
     def _begin_commit(self, time: int, commit: bytes) -> None:
         """A line has another time than that before it."""
@@ -383,6 +389,19 @@ class _Stretch:
             second = summary.last_time // _SECOND
             count = summary.records - self._counted
             summary.seconds[second] = summary.seconds.get(second, 0) + count
+
+
+def _client_of(text: bytes) -> bytes:
+    """
+    The client id of a UUID in lower case.
+
+    @raise ValueError: it is none.
+    """
+    digits = text.replace(b"-", b"").decode()
+    client = bytes.fromhex(digits)
+    if len(client) != 16 or client.hex() != digits or text[8:24:5] != b"----":
+        raise ValueError(f"client {text!r} is not a UUID in lower case")
+    return client
 
 
 def time_fault(time: int, before: int) -> str:
