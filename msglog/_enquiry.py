@@ -136,7 +136,10 @@ def _ask(sock: socket.socket, deadline: float) -> Terms:
         sock.settimeout(_remaining(deadline))
         data = sock.recv(_READ_BYTES)
         if not data:
-            raise EnquiryFailed("the connection was closed without an answer")
+            raise EnquiryFailed(
+                "the connection was closed without an answer; does one side speak TLS and the "
+                "other not?"
+            )
         received += data
         try:
             answer = next((answer for answer, _ in decode_answers(received)), None)
