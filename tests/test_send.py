@@ -332,6 +332,15 @@ class Sends(SendCase):
             result.stderr,
         )
 
+    def test_page(self) -> None:
+        """The page has every option, and the same defaults."""
+        page = (Path(__file__).parent.parent / "docs" / "send.md").read_text()
+        for option in _send.command.params:
+            for name in option.opts:
+                if name.startswith("-") and not name.startswith("--tls"):
+                    self.assertIn(f"`{name}", page)
+        self.assertIn(f"for so long: {_send.TIMEOUT_SECONDS:g}, or", page)
+
     def test_help(self) -> None:
         said = self.assert_ends(0, arguments=("--help",)).stdout
         for part in ("Examples:", "Exit status:", "130", "--spool", "--new-client"):
