@@ -221,15 +221,17 @@ def predecessors(log: Path, remark: Callable[[str], None]) -> list[Path]:
     def first_line(path: Path) -> bytes:
         try:
             with open_log(path) as file:
-                return file.first_line()
+                line = file.first_line()
         except LogUnreadable as e:
             reasons[path] = str(e)
             return b""
+        if line:  # an empty file is a name that a rotation takes, or a log without records
+            reasons[path] = "its first line is no record"
+        return line
 
     def pass_over(path: Path) -> None:
-        if path in reasons or path.stat().st_size:
-            reason = reasons.get(path, "its first line is no record")
-            remark(f"{path} is passed over: {reason}")
+        if path in reasons:
+            remark(f"{path} is passed over: {reasons[path]}")
 
     reasons: dict[Path, str] = {}
     own = first_line(log)

@@ -55,8 +55,8 @@ Examples:
 \b
 Exit status:
   0  all is as it should be
-  1  it is not: each place is listed, with its offset (up to {DEFAULT_SHOWN}, or --show); or a file
-     cannot be read
+  1  it is not: each place is listed with its offset, up to --show; or a
+     file cannot be read
   2  the command line is wrong, or files are not given oldest first
   130  Ctrl-C
 """
