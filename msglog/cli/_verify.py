@@ -27,7 +27,7 @@ __all__ = ["command"]
 # nobody reads on, and a file that is no log has millions.
 DEFAULT_SHOWN = 100
 
-_HELP = f"""
+_HELP = """
 Check logs: that nothing in them is damaged, missing, there twice, or out of order.
 
 Every record is checked against its checksum; every client's sequences must be 1, 2, 3 … with no
