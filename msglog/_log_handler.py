@@ -117,10 +117,6 @@ class LogHandler(logging.Handler):
         self._drops = Drops()
         self._replacing = threading.Lock()
 
-    def createLock(self) -> None:
-        """There is none: who logs would wait for whoever flushes."""
-        self.lock = None
-
     # --- records ---------------------------------------------------------------------------
 
     def filter(self, record: logging.LogRecord) -> Any:
@@ -132,7 +128,7 @@ class LogHandler(logging.Handler):
         return super().filter(record)
 
     def handle(self, record: logging.LogRecord) -> Any:
-        """See L{logging.Handler}; without a lock."""
+        """See L{logging.Handler}; without its lock, for one who logs waits for none who flushes."""
         passed = self.filter(record)
         if passed:
             self.emit(passed if isinstance(passed, logging.LogRecord) else record)

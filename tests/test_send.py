@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tracemalloc
 from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
@@ -52,9 +53,11 @@ class Splitting(SynchronousTestCase):
             yield b"\nnext\n"
 
         size = 1000 * len(block)
-        self.assertEqual(
-            list(split(blocks(), b"\n", 0)), [(b"", size, size + 1), (b"next", 4, size + 6)]
-        )
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        found = list(split(blocks(), b"\n", 0))
+        self.assertEqual(found, [(b"", size, size + 1), (b"next", 4, size + 6)])
+        self.assertLess(tracemalloc.get_traced_memory()[1], 2 * ABSURD_BODY_BYTES)
 
 
 class Files(SynchronousTestCase):

@@ -86,18 +86,21 @@ class TestHandler:
         assert [event["message"] for event in found] == ["configured"]
         assert (server.folder / "app.spool").exists()
 
+    @pytest.mark.parametrize("count", [1, 3000])
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-    def test_end_without_close(self, server: Server, host: str) -> None:
+    def test_end_without_close(self, server: Server, host: str, count: int) -> None:
         """A program that ends at once has sent all, even if it had to find its server by name."""
         script = handler(server, ", max_body=4096").replace("127.0.0.1", host)
-        said = run(server, script + "for n in range(3000): log.info('%d', n)")
+        said = run(server, script + f"for n in range({count}): log.info('%d', n)")
         assert said == ""
         (found,) = events(server)
-        assert [event["message"] for event in found] == [str(n) for n in range(3000)]
+        assert [event["message"] for event in found] == [str(n) for n in range(count)]
 
     def test_last_words(self, server: Server) -> None:
         """What is said by others in the program's last moment is sent too."""
-        script = "import atexit\n" + handler(server) + "atexit.register(log.info, 'bye')"
+        script = "import atexit, logging\natexit.register(lambda: log.info('bye'))\n" + handler(
+            server
+        )
         assert run(server, script) == ""
         ((event,),) = events(server)
         assert event["message"] == "bye"
@@ -118,7 +121,7 @@ for thread in threads: thread.join()
             said = [event["message"] for event in found if event["thread"] == f"w{thread}"]
             assert said == [str(n) for n in range(500)]
 
-    @pytest.mark.parametrize("options", ["", ", spool='spool'"])
+    @pytest.mark.parametrize("options", [", limits={'pending_messages': 10**6}", ", spool='spool'"])
     def test_server_killed(self, server: Server, options: str) -> None:
         """A server that is killed and comes back misses nothing and has nothing twice."""
         script = """
@@ -143,7 +146,7 @@ print(n)
             out, said = running.communicate(timeout=60)
         assert running.returncode == 0, said
         # While a server is away a program with a spool ends at once, and the rest is in there.
-        if options:
+        if "spool" in options:
             address = f"127.0.0.1:{server.port}"
             drain = [BIN / "msglog", "send", "--server", address, "--spool", "spool"]
             subprocess.run(
@@ -315,20 +318,38 @@ print(time.monotonic() - begun)
             assert "was forked from one that has the spool spool, and logs without it" in remark
 
     def test_multiprocessing(self, server: Server) -> None:
+        """Workers that end in their own way have sent all too."""
         script = (
             handler(server)
             + """
 import multiprocessing
-def work(n): log.info("%d", n)
-with multiprocessing.get_context("fork").Pool(2) as pool:
-    pool.map(work, range(20), 1)
-    pool.close()
-    pool.join()
+def work(n):
+    for m in range(200): log.info("%d", n + m)
+workers = [multiprocessing.get_context("fork").Process(target=work, args=(n,)) for n in (0, 200)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
 """
         )
-        run(server, script)
-        found = sorted(int(event["message"]) for each in events(server) for event in each)
-        assert found == list(range(20))
+        assert run(server, script) == ""
+        found = [
+            int(event["message"]) for each in sorted(events(server), key=str) for event in each
+        ]
+        assert sorted(found) == list(range(400))
+
+    def test_client_alone(self, make_server) -> None:
+        """A child does not wait, when it ends, for what its parent's client could not send."""
+        script = f"""
+import msglog, os, sys, time
+client = msglog.connect("127.0.0.1:{make_server().port}", timeout=None)
+client.submit(b"x")
+begun = time.monotonic()
+if not os.fork(): sys.exit()
+os.wait()
+print(time.monotonic() - begun, flush=True)
+os._exit(0)
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+        assert float(done.stdout) < 5, done.stderr
 
 
 class TestObserver:
