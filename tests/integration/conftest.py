@@ -17,6 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 BIN = Path(sys.executable).parent
 
+# Who runs the tests may run them where Ctrl-C is ignored (a shell's background job), and what is
+# ignored stays so in every program that is started from here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as s:
@@ -49,6 +53,7 @@ class Server:
         ]
 
     def start(self, *options: str, under: tuple[str, ...] = ()) -> Server:
+        begun = self._starts()
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 [*under, *self.command(*options)],
@@ -57,14 +62,17 @@ class Server:
                 stderr=output,
                 start_new_session=True,
             )
-        wait_until(self._listens, "listening")
+        wait_until(lambda: self._serves(begun), "listening")
         return self
 
-    def _listens(self) -> bool:
+    def _starts(self) -> int:
+        return self.said().count("listening on ") if self.output.exists() else 0
+
+    def _serves(self, begun: int) -> bool:
+        """Whether it says so: it takes connections before it has recovered the log."""
         assert self.process is not None
         assert self.process.poll() is None, self.output.read_text()
-        with socket.socket() as s:
-            return s.connect_ex(("127.0.0.1", self.port)) == 0
+        return self._starts() > begun
 
     def said(self) -> str:
         return self.output.read_text()

@@ -83,7 +83,7 @@ def test_kills_and_rotation(make_server, tmp_path) -> None:
                 server.start()
         server.stop()
     files = rotated(server.log)
-    assert len(files) > 36
+    assert len(files) >= 36
     assert all(path.stat().st_size >= 65536 for path in files)
     assert wire.read_logs(*files, server.log) == bodies(senders)
     verify(server.log)
