@@ -28,6 +28,7 @@ from ._client_tls import TLS
 from ._errors import NotConnected, NotLogged, QueueFull, SessionFailed
 from ._limits import ClientLimits
 from ._link import Link, tell
+from ._outbox import Outcomes
 from ._spool import Marks
 
 __all__ = ["BlockingClient", "Waiter", "connect"]
@@ -120,7 +121,8 @@ class BlockingClient:
         close_at_exit: bool = True,
     ) -> None:
         self._limits = limits or ClientLimits()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._parked: deque[tuple[Any, ...]] = deque()  # what came while its thread had the lock
         # Something happened that a caller may wait for: room, receipts, a connection.
         self._happened = threading.Condition(self._lock)
         self._waiting = 0  # callers who wait for that
@@ -232,6 +234,12 @@ class BlockingClient:
         @param receipt: is told the message's receipt, or its L{NotLogged}; nobody, if L{None}.
         @param spooled: is told when the message is in the spool (L{None}), or L{SpoolError}.
         """
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # a Condition asks it too
+            # A finaliser or a signal handler, in the middle of what this very thread does with
+            # the outbox: it is taken when that is done.
+            self._parked.append((body, receipt, spooled, marks))
+            self._wake()
+            return
         with self._lock:
             try:
                 self._outbox.put(body, receipt, spooled, marks)
@@ -241,12 +249,16 @@ class BlockingClient:
                 if not self._wait_locked(lambda: self._no_longer_full(len(body)), timeout):
                     raise TimeoutError(f"there was no room within {timeout} s") from None
                 self._outbox.put(body, receipt, spooled, marks)
-            wake, self._woken = not self._woken, True
-        if wake:
-            try:
-                self._loop.call_soon_threadsafe(self._go_on)
-            except RuntimeError:
-                pass  # another thread has closed the client, which told whoever waits
+            if not self._woken:
+                # In this order: an exception of a signal handler in between wakes it twice.
+                self._wake()
+                self._woken = True
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._go_on)
+        except RuntimeError:
+            pass  # another thread has closed the client, which told whoever waits
 
     def _no_longer_full(self, size: int) -> bool:
         """Whether waiting for room is over, because there is some or never will be."""
@@ -373,8 +385,17 @@ class BlockingClient:
             tell(outcomes)
 
     def _go_on(self) -> None:
+        outcomes = Outcomes()
         with self._lock:
             self._woken = False
+            while self._parked:
+                body, receipt, spooled, marks = self._parked.popleft()
+                try:
+                    self._outbox.put(body, receipt, spooled, marks)
+                except NotLogged as e:
+                    outcomes.tell_error(receipt, e)
+                    outcomes.tell_error(spooled, e)
+        tell(outcomes)
         self._link.proceed()
 
     def _told(self) -> None:

@@ -349,8 +349,8 @@ class MessageLogClient(Service):
     def received(self, data: bytes) -> None:
         """The server has answered."""
         assert self._outbox is not None
-        self._since = self._reactor.seconds()
-        self._outbox.session.receive(data)
+        if self._outbox.session.receive(data):
+            self._since = self._reactor.seconds()
         self._proceed()
 
     def disconnected(self, reason: Failure) -> None:

@@ -24,6 +24,7 @@ from attrs import define, frozen
 from google_crc32c import value as crc32c
 
 from ._batch import MAX_SEQUENCE, Batch, NackCode
+from ._printable import printable
 
 __all__ = [
     "ABSURD_BODY_BYTES",
@@ -431,7 +432,8 @@ def decode_answers(data: bytes) -> Iterator[tuple[Ack | Nack | Terms, int]]:
             answer = Ack(client, sequence, checksum)
         elif kind == NACK and len(body) >= _NACK.size:
             code, expected = _NACK.unpack_from(body)
-            reason = body[_NACK.size :].decode(errors="replace")
+            # It goes into logs and onto terminals.
+            reason = printable(body[_NACK.size :].decode(errors="replace"))
             answer = Nack(client, sequence, NackCode(code), expected, reason)
         elif kind == TERMS and len(body) == _TERMS.size:
             answer = Terms(client, sequence, *_TERMS.unpack(body))

@@ -209,9 +209,9 @@ class Link:
 
     def received(self, data: bytes) -> None:
         """The server has answered."""
-        self._since = monotonic()
         with self._lock:
-            self.session.receive(data)
+            if self.session.receive(data):
+                self._since = monotonic()
         self.proceed()
 
     def disconnected(self, error: Exception | None) -> None:

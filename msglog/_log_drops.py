@@ -36,7 +36,8 @@ class Drops:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: a finaliser that logs may come in the middle.
+        self._lock = threading.RLock()
         self._saying = threading.Lock()
         self.count = 0
         self.unsaid = 0

@@ -216,12 +216,15 @@ class LogHandler(logging.Handler):
 
     def _renew(self, failed: BlockingClient, why: SessionFailed, event: dict[str, Any]) -> None:
         """Go on under another client id, since nothing more can be sent under this one."""
+        if self._maker == threading.get_ident():
+            self._drops.add(why.reason)
+            return
         with self._replacing:
             if self._client is failed and time.monotonic() >= self._renewed + _RENEW_SECONDS:
                 self._renewed = time.monotonic()
                 # Closing waits for its thread, which nobody who logs may have to.
                 threading.Thread(target=failed.close, args=(0,), daemon=True).start()
-                self._client = self._connect()
+                self._client = self._make()
                 self._take(
                     self._client,
                     remark(f"going on as client {self._client.client}: {why}", was=failed.client),
@@ -232,9 +235,11 @@ class LogHandler(logging.Handler):
 
     def _in_child(self) -> BlockingClient | None:
         """The client of a forked child, made when it first logs."""
+        if self._maker == threading.get_ident():
+            return None
         with self._replacing:
             if self._client is None and not self._closed:
-                self._client = self._connect()
+                self._client = self._make()
                 self._flush_with_worker()
                 if self._spooled_by_parent:
                     self._take(
@@ -245,6 +250,16 @@ class LogHandler(logging.Handler):
                         ),
                     )
         return self._client
+
+    def _make(self) -> BlockingClient:
+        """A client; what is logged while it is made, by asyncio for one, is not for it."""
+        self._maker = threading.get_ident()
+        try:
+            return self._connect()
+        finally:
+            self._maker = 0
+
+    _maker = 0  # the thread that makes a client at the moment
 
     _spooled_by_parent: Path | str | None = None
 

@@ -52,7 +52,8 @@ class LogObserver:
         self._client = client
         self._max_body = max_body
         self._drops = Drops()
-        self._lock = threading.Lock()
+        # Reentrant: a finaliser that logs may come in the middle.
+        self._lock = threading.RLock()
         self._held: deque[tuple[LogEvent, dict[str, Any]]] = deque()
         self._scheduled = False
         self._awaiting_room = False
@@ -69,7 +70,7 @@ class LogObserver:
         made = self.to_event(event)
         with self._lock:
             # Twisted tells an early observer everything again when its own log begins.
-            if not self._client.running and any(event is known for known, _ in self._held):
+            if not self._client.running and any(event is known for known, _ in list(self._held)):
                 return
             full = len(self._held) >= HELD_EVENTS
             if not full:

@@ -21,7 +21,7 @@ from pathlib import Path
 from ._disk import Disk
 from ._errors import RecordError
 from ._records import Record
-from ._rotation import files_beside
+from ._rotation import first_line_of, rotated_files
 from ._rotation_rule import expendable
 from ._torn import last_line, read_record
 
@@ -76,7 +76,8 @@ def delete_old(disk: Disk, log: Path, keep: int, last: Callable[[bytes], int]) -
     @raise OSError: one could not be deleted.
     """
     deleted = []
-    for path in expendable(log, files_beside(log), keep):
+    beside = [file.path for file in rotated_files(log, first_line_of, lambda path: None)]
+    for path in expendable(log, beside, keep):
         record = _last_record(disk, path)
         # Who knows a file's last record knows those before it.
         if record is not None and last(record.client) >= record.sequence:

@@ -108,6 +108,11 @@ def rotated_name(log: Path, moment: int) -> Path:
 
 
 def expendable(log: Path, beside: Iterable[Path], keep: int) -> list[Path]:
-    """Of files beside a log those that it was rotated into by the server, but for the newest."""
+    """
+    Of files beside a log those that it was rotated into by the server, but for the newest.
+
+    @param beside: oldest first, by what is in them: a clock that was set back before a restart
+        gives a newer file an older name.
+    """
     own = [path for path in beside if _OWN_NAME.match(path.name.removeprefix(log.name))]
-    return sorted(own)[:-keep] if keep else []
+    return own[:-keep] if keep else []

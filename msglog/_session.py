@@ -143,6 +143,9 @@ class Session:
         alone, which is asked then.
     @param window: how many messages may be in flight, if the server's window is not smaller.
     @param highest: the highest sequence that may have been sent under this id before.
+    @param kept: whether messages are kept somewhere by their order.  Nothing is sent behind one
+        that was refused, then, until L{removed} says that it is gone from there: found again after
+        a kill, it would shift the sequences of all that follow.
 
     @ivar window: how many messages may be in flight, by what is known of the server.
     @ivar state: see above.
@@ -152,7 +155,13 @@ class Session:
     """
 
     def __init__(
-        self, client: UUID, first: int | None = 1, window: int = 1024, highest: int = 0
+        self,
+        client: UUID,
+        first: int | None = 1,
+        window: int = 1024,
+        highest: int = 0,
+        *,
+        kept: bool = False,
     ) -> None:
         self.client = client
         self._id = client.bytes
@@ -161,6 +170,8 @@ class Session:
         self._own_window = window
         self.window = window
         self.max_body: int | None = None
+        self._kept = kept
+        self._removing = False  # what was refused is not gone yet
         self.state = State.OFFLINE
         self.failure: SessionFailed | None = None
         self.trouble = ""
@@ -240,10 +251,14 @@ class Session:
         if self.state is State.PAUSED:
             self.state = State.SENDING
 
-    def receive(self, data: bytes) -> None:
-        """Take what the server sent."""
+    def receive(self, data: bytes) -> bool:
+        """
+        Take what the server sent.
+
+        @return: whether there was a whole answer in it.
+        """
         if not self._listening:
-            return
+            return False
         if self._rest:
             data = self._rest + data
         at = self._take_acks(data) if self.state is State.SENDING else 0
@@ -260,6 +275,7 @@ class Session:
                 self._leave(f"what answers there does not speak msglog's protocol: {e}")
             at += end
         self._rest = data[at:]
+        return at > 0
 
     def proceed(self) -> tuple[bytes, list[Event]]:
         """What is to be written now, and what became of messages since the last call."""
@@ -274,6 +290,8 @@ class Session:
     def _send(self) -> bytes:
         """The frames of what may be in flight and was not sent on this connection yet."""
         self._line_up()
+        if self._removing:
+            return b""
         at, longest = self._trusted + len(self._heads), self.max_body or 0
         bodies: list[bytes] = []
         for message in self._in_flight[at : self._trusted + self.window]:
@@ -294,7 +312,7 @@ class Session:
 
     def _line_up(self) -> None:
         """Bring into flight what may be, and settle at its front what cannot be sent."""
-        while True:
+        while not self._removing:
             if not self._heads:
                 self._trusted = min(max(self._oldest - self._first, 0), len(self))
             room = self._trusted + self.window - len(self._in_flight)
@@ -316,6 +334,11 @@ class Session:
         self._events.append(Refused(self._in_flight.pop(0), NotLogged(reason, False)))
         self._highest = self._first - 1
         self.trouble = ""
+        self._removing = self._kept
+
+    def removed(self) -> None:
+        """A message that was refused is gone for good from where it was kept."""
+        self._removing = False
 
     # --- answers ---------------------------------------------------------------------------
 

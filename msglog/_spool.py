@@ -56,6 +56,7 @@ class Step:
     @ivar marks: what to remember with them, by key; L{None} to forget it.
     @ivar settled: how many sequences were used up by messages that are durable now.
     @ivar through: the place of the last message that needs no more keeping.
+    @ivar durable: whether to wait for the disk even if nothing is added.
     @ivar after: the place after which to read.
     @ivar read: how many messages to read.
     @ivar added: set when it is done: the places of what was added.
@@ -68,6 +69,7 @@ class Step:
     marks: dict[str, int | None] = Factory(dict)
     settled: int = 0
     through: int = 0
+    durable: bool = False
     after: int = 0
     read: int = 0
     added: range = range(0)
@@ -207,7 +209,8 @@ class Spool:
     def _write(self, step: Step) -> None:
         db = self._db
         # What was added must not be lost; what was removed in vain is only sent again.
-        db.execute(f"PRAGMA synchronous={'FULL' if step.add or step.marks else 'NORMAL'}")
+        durable = step.add or step.marks or step.durable
+        db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         with self._transaction():
             removed = removed_size = 0
             if step.through:

@@ -46,7 +46,7 @@ class SpooledOutbox(Outbox):
                 f"the spool {spool.path} belongs to client {spool.client}, not {client}"
             )
         highest = spool.first + spool.count - 1
-        session = Session(spool.client, spool.first, limits.window, highest)
+        session = Session(spool.client, spool.first, limits.window, highest, kept=True)
         self._begin(limits, session, spool.count)
         self._spool = spool
         self._adding: list[_Entry] = []
@@ -59,6 +59,7 @@ class SpooledOutbox(Outbox):
         self._last = spool.last  # the place of the last message in it
         self._read = 0  # the place of the last message that was read from it
         self._through = 0  # the place of the last message that it need not keep
+        self._refused = 0  # the place of the last message that was refused and is not removed
         self._sequences = 0  # how many sequences those used up
         # Before there is a connection: what an earlier life had in flight must be known by then.
         self._take_rows(spool.do(Step(read=limits.window)))
@@ -114,6 +115,8 @@ class SpooledOutbox(Outbox):
         self._forget(sum(message.waiter is not None for message in messages))
         self._through = messages[-1].place
         self._sequences += sequences
+        if not sequences:
+            self._refused = self._through
 
     def _forget(self, waiting: int) -> None:
         """So many are waited for no more."""
@@ -145,6 +148,7 @@ class SpooledOutbox(Outbox):
             marks={key: entry.marks[key] for entry in self._entries for key in entry.marks},
             settled=self._sequences,
             through=self._through,
+            durable=bool(self._refused),
             after=self._read,
             read=read,
         )
@@ -182,6 +186,9 @@ class SpooledOutbox(Outbox):
         if not step.removed:
             self._through = max(self._through, step.through)
             self._sequences += step.settled
+        elif self._refused and step.through >= self._refused:
+            self._refused = 0
+            self.session.removed()
         self._take_rows(step)
         return outcomes
 

@@ -182,6 +182,9 @@ class FileStore(Service):
         if isinstance(result, Failure):
             self._fail(result)
             return
+        if self.failed is not None:
+            self._next()
+            return  # everything of it was refused when what came before it failed
         answers, self._writing_answers = self._writing_answers, []
         self._writing = []
         if self._writer.behind:

@@ -377,6 +377,15 @@ class LogWriter:
         """
         if self._state is not _State.OPEN:
             return False
+        try:
+            return self._tick()
+        except sqlite3.Error as e:
+            raise self._fail(f"the ledger {self.ledger_path} cannot be read: {e}") from e
+        except BaseException:
+            self._state = _State.FAILED
+            raise
+
+    def _tick(self) -> bool:
         self.space.look(self._monotonic())
         if self._lazy and self._sync_is_due():
             self._sync()

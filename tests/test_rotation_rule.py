@@ -73,13 +73,15 @@ class RuleTest(SynchronousTestCase):
 
     def test_expendable(self) -> None:
         """Only the server's own files, only the oldest; none if nothing says how many to keep."""
+        # Which is older is for what is in them to say, and not for their names.
         own = [rotated_name(LOG, moment(f"2026-11-{day}T00:00:00")) for day in range(20, 25)]
         others = [
             own[0].with_name(own[0].name + suffix) for suffix in (".gz", ".bak", "x", ".torn-1")
         ]
         named = ("messages.jsonl.1", "messages.jsonl-20261120", "messages.jsonl.2026-11-20")
         others += [LOG.with_name(name) for name in named]
-        beside = [*own[::-1], *others]
+        beside = [*others, *own]
         self.assertEqual(expendable(LOG, beside, 2), own[:3])
+        self.assertEqual(expendable(LOG, beside[::-1], 2), own[:1:-1])
         self.assertEqual(expendable(LOG, beside, 5), [])
         self.assertEqual(expendable(LOG, beside, 0), [])

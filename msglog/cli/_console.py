@@ -13,6 +13,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+from .._printable import printable
+
 __all__ = [
     "DEFAULT_SERVER",
     "fail",
@@ -48,15 +50,6 @@ class _Failure(click.ClickException):
 def fail(reason: str) -> NoReturn:
     """End with status 1 and one line on stderr that says what is wrong and what to do."""
     raise _Failure(reason)
-
-
-def printable(text: str) -> str:
-    """Text without what could steer a terminal: each such character as an escape, C{\\x1b}."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
 
 
 def servers_option(help_text: str) -> Callable[[_Decorated], _Decorated]:
