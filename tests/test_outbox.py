@@ -852,3 +852,45 @@ class Schedules(SynchronousTestCase):
             server.end()
             spool.close()
             shutil.rmtree(life)
+
+
+class BehindARefusal(SpooledCase):
+    """What follows a refused message waits until the spool has removed that for good."""
+
+    def test_nothing_is_sent_before(self) -> None:
+        shell = self.begin()
+        for body in (LONG, b"b", b"c"):
+            self.outbox.put(body)
+        shell.step()
+        shell.connect()
+        sent = b""
+        for _ in range(5):  # all but the steps of the spool
+            data, outcomes = self.outbox.proceed()
+            shell.tell(outcomes)
+            sent += data
+            if data:
+                self.server.take(data)
+            self.server.store.commit()
+            self.outbox.session.receive(self.server.say())
+        self.assertNotIn(b"b", [body for _, _, body in self.server.store.messages])
+        # Killed here, and begun again: each is logged once, under the sequence that it had.
+        self.kill()
+        shell = self.live()
+        shell.connect()
+        shell.run_dry()
+        self.assertEqual(self.server.logged, [b"b", b"c"])
+        self.holds_nothing()
+
+    def test_the_removal_waits_for_the_disk(self) -> None:
+        shell = self.begin()
+        self.outbox.put(LONG)
+        self.outbox.put(b"b")
+        shell.step()
+        shell.connect()
+        steps = []
+        do = self.spool.do
+        self.patch(self.spool, "do", lambda step: (steps.append(step.durable), do(step))[1])
+        shell.run_dry()
+        self.assertIn(True, steps)
+        self.assertFalse(steps[-1])
+        self.assertEqual(self.server.logged, [b"b"])

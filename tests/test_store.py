@@ -113,6 +113,25 @@ class FileStoreTest(FileCase):
         self.assertEqual([self.successResultOf(v) for v in verdicts], [STORED] * 10)
         self.assertEqual(self.disk.calls.count("write"), 2)
 
+    def test_a_tick_that_fails(self) -> None:
+        """What was handed over behind it is refused, and is not written."""
+        store = self.make_store()
+        self.append(store, 1, b"x")
+        self.settle(store)
+
+        def look(now: float) -> None:
+            raise ZeroDivisionError
+
+        self.patch(store._writer.space, "look", look)
+        store._worker.do(store._writer.tick, store._ticked)
+        verdict = self.append(store, 2, b"y")
+        self.settle(store)
+        (refusal,) = self.successResultOf(verdict).refusals
+        self.assertEqual(refusal.code, NackCode.NOT_STORED)
+        self.assertEqual([sequence for _, sequence, _ in self.stored(store)], [1])
+        self.assertEqual(len(self.failures), 1)
+        self.flushLoggedErrors(ZeroDivisionError)
+
     def test_says_what_it_holds(self) -> None:
         """What a store holds for a batch is its lines, however long they became."""
         store = self.make_store()

@@ -43,6 +43,37 @@ def test_send_all_yields_as_it_goes(server) -> None:
         receipts.close()
 
 
+def test_in_the_middle_of_itself(server) -> None:
+    """What a finaliser or a signal handler hands over while the client is at work is sent too."""
+    with msglog.connect(address(server)) as log:
+        put = log._outbox.put
+        inner = []
+
+        def put_and_collect(body, *others) -> None:
+            put(body, *others)
+            if body == b"outer":
+                inner.append(log.submit(b"inner"))
+
+        log._outbox.put = put_and_collect
+        assert log.send(b"outer", timeout=10).sequence == 1
+        assert inner[0].result(timeout=10).sequence == 2
+
+
+def test_an_exception_before_the_thread_is_woken(server) -> None:
+    """As a signal handler may raise it: the next message wakes the thread all the same."""
+    with msglog.connect(address(server)) as log:
+        wake = log._wake
+
+        def interrupted() -> None:
+            log._wake = wake
+            raise KeyboardInterrupt
+
+        log._wake = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            log.submit(b"first")
+        assert log.send(b"second", timeout=10).sequence == 2
+
+
 def test_send_all_without_room_of_its_own(server) -> None:
     """Another thread's messages take all the room for a while."""
     limits = ClientLimits(pending_messages=2, window=2)
