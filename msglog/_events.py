@@ -8,7 +8,7 @@ reads too slowly is simply passed over, and after a while let go.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -27,10 +27,11 @@ from zope.interface import implementer
 from ._busiest import Busiest
 from ._counts import SECONDS, ConnectionCounts, quantile
 from ._errors import RecordError
+from ._last_lines import last_lines
 from ._records import format_time, parse_line
 from ._web import say
 
-__all__ = ["Events", "Sampler", "last_records"]
+__all__ = ["Events", "Sampler", "last_records", "shown_records"]
 
 # How far back the charts go: five minutes.
 _HISTORY = 300
@@ -39,10 +40,6 @@ _HISTORY = 300
 _BUSIEST_SECONDS = 5
 _BUSIEST_SHOWN = 10
 
-# How many of the last records are shown, and how much of the log is looked at for them: with
-# messages of the default length, all of them are there.
-_RECORDS_SHOWN = 10
-_RECORDS_BYTES = 64 * 1024
 # Of a message, characters.
 _BODY_SHOWN = 200
 
@@ -57,12 +54,13 @@ def last_records(path: Path, size: int, *, bodies: bool) -> list[dict[str, Any]]
     @param size: how much of the log there is; what is behind it is not committed yet.
     @param bodies: whether to show the messages themselves.
     """
-    begin = max(size - _RECORDS_BYTES, 0)
-    with path.open("rb") as file:
-        file.seek(begin)
-        lines = file.read(size - begin).split(b"\n")
+    return shown_records(last_lines(path, size), bodies=bodies)
+
+
+def shown_records(lines: Sequence[bytes], *, bodies: bool) -> list[dict[str, Any]]:
+    """What is shown of these lines of a log, the last first."""
     records = []
-    for line in reversed(lines[:-1][-_RECORDS_SHOWN:]):
+    for line in reversed(lines):
         try:
             record = parse_line(line + b"\n")
         except RecordError:

@@ -79,21 +79,23 @@ def judge(figures: Figures, limits: Limits, *, listening: bool, now: float) -> H
     elif not listening:
         not_ready.append("no connections are accepted")
     if figures.busy_seconds >= limits.stalled_seconds:
-        not_ready.append(f"the disk has not answered for {figures.busy_seconds:.0f} s")
+        not_ready.append(f"{figures.keeper} has not answered for {figures.busy_seconds:.0f} s")
+    not_ready += figures.troubles
     if figures.no_room:
         since = now - figures.no_room_time
         if figures.disk_low or since < _NO_ROOM_SECONDS:
-            not_ready.append("the last commit found no room on the disk")
+            not_ready.append(f"the last commit found no room {figures.place}")
     warnings = []
     if figures.disk_low:
         warnings.append(
-            f"{figures.disk_free} bytes are free on the log's disk, "
+            f"{figures.disk_free} bytes are free {figures.place}, "
             f"fewer than {limits.min_free_bytes}"
         )
+    warnings += figures.store_warnings
     if figures.connections >= limits.max_connections:
         warnings.append(f"no room for more than {figures.connections} connections")
     if figures.paused["undurable"]:
-        warnings.append("nothing is read until the disk has caught up")
+        warnings.append(f"nothing is read until {figures.keeper} has caught up")
     expires = figures.certificate_expires
     if expires is not None and expires - now < EXPIRY_WARNING.total_seconds():
         ends = "has expired" if expires <= now else "expires"

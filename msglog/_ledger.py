@@ -27,7 +27,14 @@ from attrs import Factory, define
 from ._batch import STORED, Batch, NackCode, Refusal, Verdict
 from ._records import Record
 
-__all__ = ["ClientState", "Ledger", "ReplayError"]
+__all__ = [
+    "CHECKSUM_BYTES",
+    "ClientState",
+    "Ledger",
+    "ReplayError",
+    "judge",
+    "judge_without_room",
+]
 
 # What one client costs in memory besides its checksums: the state, its array, the id, and the
 # entries in two dictionaries (measured: 412 bytes on CPython 3.11).
@@ -49,6 +56,53 @@ class ClientState:
     last: int = 0
     checksums: array[int] = Factory(lambda: array("I"))
     saved: int = 0
+
+
+def judge(state: ClientState, batch: Batch, window: int) -> tuple[int, Verdict]:
+    """
+    Compare a batch with what is logged of its client.
+
+    @return: the index of the first message that is new (C{len(batch)} if none is), and the verdict
+        if what is new is stored.
+    """
+    count = len(batch.checksums)
+    ahead = batch.first - state.last - 1
+    if ahead == 0:
+        return 0, STORED
+    if ahead > 0:
+        expected = state.last + 1
+        reason = f"expected sequence {expected}"
+        return count, Verdict.refused(batch, NackCode.OUT_OF_ORDER, expected, reason)
+    known = min(-ahead, count)
+    refusals = _compare(state, batch, known, window)
+    return known, Verdict(tuple(refusals)) if refusals else STORED
+
+
+def judge_without_room(state: ClientState, batch: Batch, window: int, reason: str) -> Verdict:
+    """The verdict on a batch of which nothing new can be stored, for a reason."""
+    known = min(max(state.last + 1 - batch.first, 0), len(batch))
+    refusals = _compare(state, batch, known, window)
+    if known < len(batch):
+        refusals.append(Refusal(known, len(batch), NackCode.NOT_STORED, state.last + 1, reason))
+    return Verdict(tuple(refusals)) if refusals else STORED
+
+
+def _compare(state: ClientState, batch: Batch, known: int, window: int) -> list[Refusal]:
+    """Refusals for those of the first C{known} messages that are not what was logged."""
+    checksums = state.checksums
+    oldest = state.last - min(len(checksums), window) + 1
+    skip = len(checksums) - 1 - state.last
+    refusals = []
+    for index in range(known):
+        sequence = batch.first + index
+        if sequence < oldest:
+            reason = f"sequence {sequence} is logged, but too long ago to compare"
+        elif checksums[skip + sequence] != batch.checksums[index]:
+            reason = f"sequence {sequence} is logged with other bytes"
+        else:
+            continue
+        refusals.append(Refusal(index, index + 1, NackCode.CONFLICT, state.last + 1, reason))
+    return refusals
 
 
 class ReplayError(Exception):
@@ -105,20 +159,11 @@ class Ledger:
         state = self._find(batch.client)
         if self.exhausted and batch.client not in self._clients:
             return len(batch), self.refuse(batch, "the ledger cannot be written and is full")
-        count = len(batch.checksums)
-        ahead = batch.first - state.last - 1
-        if ahead == 0:
-            self._stage(batch.client, state, batch.checksums)
-            return 0, STORED
-        if ahead > 0:
-            expected = state.last + 1
-            reason = f"expected sequence {expected}"
-            return count, Verdict.refused(batch, NackCode.OUT_OF_ORDER, expected, reason)
-        known = min(-ahead, count)
-        refusals = self._compare(state, batch, known)
-        if known < count:
-            self._stage(batch.client, state, batch.checksums[known:])
-        return known, Verdict(tuple(refusals)) if refusals else STORED
+        start, verdict = judge(state, batch, self.window)
+        if start < len(batch.checksums):
+            new = batch.checksums[start:] if start else batch.checksums
+            self._stage(batch.client, state, new)
+        return start, verdict
 
     def refuse(self, batch: Batch, reason: str) -> Verdict:
         """
@@ -126,29 +171,7 @@ class Ledger:
 
         What is logged already is still acknowledged; everything else is NOT_STORED.
         """
-        state = self._find(batch.client)
-        known = min(max(state.last + 1 - batch.first, 0), len(batch))
-        refusals = self._compare(state, batch, known)
-        if known < len(batch):
-            refusals.append(Refusal(known, len(batch), NackCode.NOT_STORED, state.last + 1, reason))
-        return Verdict(tuple(refusals)) if refusals else STORED
-
-    def _compare(self, state: ClientState, batch: Batch, known: int) -> list[Refusal]:
-        """Refusals for those of the first C{known} messages that are not what was logged."""
-        checksums = state.checksums
-        oldest = state.last - min(len(checksums), self.window) + 1
-        skip = len(checksums) - 1 - state.last
-        refusals = []
-        for index in range(known):
-            sequence = batch.first + index
-            if sequence < oldest:
-                reason = f"sequence {sequence} is logged, but too long ago to compare"
-            elif checksums[skip + sequence] != batch.checksums[index]:
-                reason = f"sequence {sequence} is logged with other bytes"
-            else:
-                continue
-            refusals.append(Refusal(index, index + 1, NackCode.CONFLICT, state.last + 1, reason))
-        return refusals
+        return judge_without_room(self._find(batch.client), batch, self.window, reason)
 
     def _stage(self, client: bytes, state: ClientState, checksums: list[int]) -> None:
         if client not in self._clients:

@@ -10,10 +10,14 @@ from typing import Any
 
 from attrs import Attribute, field, fields, frozen
 
-__all__ = ["ClientLimits", "Limits", "limits_table"]
+__all__ = ["STORE_MAX_MESSAGE_BYTES", "ClientLimits", "Limits", "limits_table"]
 
 KIB = 1024
 MIB = 1024 * KIB
+
+# The longest message body with --store: six times as long as a line, it still is a message that a
+# NATS server takes by default (1 MiB).
+STORE_MAX_MESSAGE_BYTES = 160 * KIB
 
 
 def _limit(
@@ -174,6 +178,27 @@ class Limits:
         "that a commit may take before the server says that it is not ready",
         "far above any healthy disk; senders wait longer before they try another server",
         0.1,
+    )
+    store_wait_seconds: float = _limit(
+        15.0,
+        "seconds",
+        "that a batch waits for the engine of --store before it is answered UNAVAILABLE",
+        "longer than the slowest election of a leader measured, 11 s; shorter than the 30 s after "
+        "which a client leaves by itself",
+        0.1,
+    )
+    store_answer_seconds: float = _limit(
+        1.0,
+        "seconds",
+        "for the engine of --store to answer one request before it is asked what became of it",
+        "a hundred times what it takes; asking once too often costs one small request",
+        0.05,
+    )
+    store_requests: int = _limit(
+        256,
+        "requests",
+        "to the engine of --store at a time; what comes meanwhile makes larger batches",
+        "30 ms of what one process can send, so that none is late for want of its turn",
     )
     max_http_connections: int = _limit(
         64,

@@ -20,7 +20,7 @@ from ._errors import StartError
 from ._factory import MessageLogFactory
 from ._figures import Figures, read_figures
 from ._health import Health, judge
-from ._store import FileStore
+from .interfaces import IStoreService
 
 __all__ = ["MessageLogService", "is_local"]
 
@@ -43,7 +43,7 @@ class MessageLogService(Service):
 
     def __init__(
         self,
-        store: FileStore,
+        store: IStoreService,
         factory: MessageLogFactory,
         endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
         *,

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from . import __version__
 from ._errors import StartError
-from ._events import Events, last_records
+from ._events import Events, shown_records
 from ._figures import Figures
 from ._records import format_time
 from ._service import MessageLogService, is_local
@@ -63,18 +63,19 @@ class StatusServer:
         self._port: IListeningPort | None = None
         self._began = 0.0
         limits = service.factory.limits
-        path = service.store.writer.path
+        store = service.store
 
-        def records(size: int) -> Deferred[list[dict[str, Any]]]:
-            return deferToThreadPool(
-                reactor, reactor.getThreadPool(), last_records, path, size, bodies=bodies
-            )
+        def read(end: int) -> list[dict[str, Any]]:
+            return shown_records(store.last_lines(end), bodies=bodies)
+
+        def records(end: int) -> Deferred[list[dict[str, Any]]]:
+            return deferToThreadPool(reactor, reactor.getThreadPool(), read, end)
 
         self._events = Events(
             reactor,
             service.factory.counts,
             self.status,
-            lambda: service.store.writer.size,
+            store.log_end,
             records,
             limits.max_watchers,
         )
@@ -102,7 +103,7 @@ class StatusServer:
             "ready": health.ready,
             "not_ready": health.not_ready,
             "warnings": health.warnings,
-            "log": str(service.store.writer.path),
+            "log": service.store.title,
             "log_size": figures.log_size,
             "records_written": figures.records,
             "durable_time": figures.durable_time,

@@ -21,13 +21,15 @@ from zope.interface import implementer
 
 from ._batch import Batch, NackCode, Verdict
 from ._errors import StoreFailed
+from ._last_lines import last_lines
 from ._limits import Limits
 from ._records import format_fragments
 from ._recovery import Recovered
 from ._rotation_rule import RotationRule
+from ._store_figures import StoreFigures, commit_figures
 from ._worker import Done, IWorker, Work, WorkThread
 from ._writer import Appending, Asking, LogWriter
-from .interfaces import IStore
+from .interfaces import IStoreService
 
 __all__ = ["FileStore"]
 
@@ -39,7 +41,7 @@ _TICK_SECONDS = 1.0
 _ENTRY_COST = 2048
 
 
-@implementer(IStore)
+@implementer(IStoreService)
 class FileStore(Service):
     """
     One log file and its ledger (docs/log-format.md), as a service.
@@ -282,6 +284,40 @@ class FileStore(Service):
     def busy_seconds(self) -> float:
         """How long the disk has been working at what it was last given; 0 if it is done."""
         return max(self._reactor.seconds() - self._busy_since, 0.0) if self._busy else 0.0
+
+    def figures(self) -> StoreFigures:
+        """See L{IStoreService<msglog.interfaces.IStoreService>}."""
+        writer = self._writer
+        ledger, space = writer.ledger, writer.space
+        return StoreFigures(
+            **commit_figures(writer.counts),  # type: ignore[arg-type]
+            log_size=writer.size,
+            durable_time=writer.durable_time / 1e6,
+            busy_seconds=self.busy_seconds,
+            failed=self.failed is not None,
+            disk_free=space.free,
+            disk_size=space.size,
+            disk_low=space.low,
+            times_low=space.times_low,
+            ledger_clients=len(ledger),
+            ledger_bytes=ledger.memory,
+            ledger_dirty=len(ledger.dirty),
+            recovered=self.recovered,
+            recovery_seconds=self.recovery_seconds,
+        )
+
+    @property
+    def title(self) -> str:
+        """See L{IStoreService<msglog.interfaces.IStoreService>}."""
+        return str(self._writer.path)
+
+    def log_end(self) -> int:
+        """See L{IStoreService<msglog.interfaces.IStoreService>}."""
+        return self._writer.size
+
+    def last_lines(self, end: int) -> list[bytes]:
+        """See L{IStoreService<msglog.interfaces.IStoreService>}."""
+        return last_lines(self._writer.path, end)
 
     # --- service ---------------------------------------------------------------------------
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from ._batch import Batch, Verdict
 
-__all__ = ["IStore"]
+if TYPE_CHECKING:
+    from ._store_figures import StoreFigures
+
+__all__ = ["IStore", "IStoreService"]
 
 
 class IStore(Interface):
@@ -42,4 +46,45 @@ class IStore(Interface):
         appended before is judged.  Asking makes the store remember nothing.
 
         @return: fires with it, or with L{None} if the store cannot say; never fails.
+        """
+
+
+class IStoreService(IStore):
+    """A store that L{MessageLogService<msglog.MessageLogService>} starts, watches and stops."""
+
+    title: str = Attribute("""What people call the place where the messages are.""")
+
+    def startService() -> None:
+        """
+        Be ready for batches when this returns.
+
+        @raise StartError: that is not possible; the error says why and what to do.
+        """
+
+    def stopService() -> Deferred[None]:
+        """
+        Judge what was appended, and let everything go.
+
+        @return: fires when that is done; never fails.
+        """
+
+    def reopen() -> Deferred[None]:
+        """
+        The operator has changed something about where the messages are kept (SIGHUP).
+
+        @return: fires when it is seen to.
+        """
+
+    def figures() -> StoreFigures:
+        """What is so now, without waiting for anything."""
+
+    def log_end() -> int:
+        """A number that grows with whatever is stored."""
+
+    def last_lines(end: int) -> list[bytes]:
+        """
+        The last lines of the log, oldest first; called in a thread.
+
+        @param end: what C{log_end} was.
+        @raise OSError: they cannot be read now.
         """

@@ -24,14 +24,16 @@ from ._activation import endpoint_of
 from ._environment import EnvironmentOptions
 from ._errors import StartError, StoreFailed
 from ._factory import MessageLogFactory
-from ._limits import Limits
+from ._limits import STORE_MAX_MESSAGE_BYTES, Limits
 from ._notify import Supervision
 from ._option_groups import GroupedOptions
 from ._rotation_rule import PERIODS, RotationRule
 from ._service import MessageLogService
 from ._store import FileStore
+from .interfaces import IStoreService
 
 if TYPE_CHECKING:
+    from ._nats_access import NatsAccess
     from ._status import StatusServer
     from ._tls import ServerTLS
 
@@ -59,6 +61,20 @@ class Options(GroupedOptions, EnvironmentOptions):
         ("Where", ("listen", "log", "allow-plain")),
         ("Encryption", ("listen-tls", "tls-certificate", "tls-key", "tls-client-ca")),
         ("The log", ("sync", "rotate", "rotate-keep")),
+        (
+            "A distributed store instead",
+            (
+                *("store", "store-stream", "store-credentials", "store-user"),
+                *("store-password-file", "store-token-file"),
+            ),
+        ),
+        (
+            "Its encryption and limits",
+            (
+                *("store-tls-ca", "store-tls-certificate", "store-tls-key"),
+                *("store-wait-seconds", "store-answer-seconds", "store-requests"),
+            ),
+        ),
         (
             "Watching it",
             ("http", "http-host", "http-anyone", "http-bodies", "help", "version"),
@@ -115,6 +131,23 @@ class Options(GroupedOptions, EnvironmentOptions):
             "0",
             "How many of the files that --rotate made to keep; older ones are deleted. 0: all.",
         ],
+        [
+            "store",
+            None,
+            None,
+            "Instead of --log, keep messages in a NATS JetStream stream, which any number of "
+            "servers share: nats://HOST:PORT[,HOST:PORT...], or tls://... with TLS. USER:PASSWORD@ "
+            "or TOKEN@ may stand before the first host; better in MSGLOG_STORE than on a command "
+            "line, which everybody on the machine can read.",
+        ],
+        ["store-stream", None, "MSGLOG", "The stream's name ('msglog stream create' makes it)."],
+        ["store-credentials", None, None, "A NATS credentials file (.creds)."],
+        ["store-user", None, None, "The NATS user's name."],
+        ["store-password-file", None, None, "A file with the NATS user's password."],
+        ["store-token-file", None, None, "A file with a NATS token."],
+        ["store-tls-ca", None, None, "PEM file: who issued the NATS servers' certificates."],
+        ["store-tls-certificate", None, None, "PEM file: the certificate to show them."],
+        ["store-tls-key", None, None, "PEM file: the private key of that certificate."],
         ["tls-certificate", None, None, "PEM file: the server's certificate and its issuers."],
         ["tls-key", None, None, "PEM file: the private key of that certificate."],
         [
@@ -186,6 +219,7 @@ class Options(GroupedOptions, EnvironmentOptions):
         self["limits"] = Limits(**{f.name: self._limit(f) for f in fields(Limits)})
         self["sync-seconds"] = _sync_seconds(self["sync"])
         self["rotation"] = _rotation(self["rotate"], self["rotate-keep"])
+        self["access"] = self._access() if self["store"] else None
         self["tls"] = self._tls() if self["listen-tls"] else None
         plain = self["listen"] or ([] if self["tls"] else [DEFAULT_LISTEN])
         self["endpoints"] = [_endpoint(reactor, "listen", name) for name in plain]
@@ -194,6 +228,60 @@ class Options(GroupedOptions, EnvironmentOptions):
         for name in self["listen-tls"]:
             name, endpoint = _endpoint(reactor, "listen-tls", name)
             self["endpoints"].append((name, self["tls"].endpoint(endpoint)))
+
+    def _access(self) -> NatsAccess:
+        given = [o for o in ("log", "sync", "rotate", "rotate-keep") if self[o] != self.defaults[o]]
+        if given:
+            raise usage.UsageError(f"--{given[0]} is about a log file, and --store keeps none")
+        try:
+            import nats  # noqa: F401 - to see whether it is there
+
+            from ._nats_access import TLSFiles, parse_nats
+        except ImportError:
+            raise usage.UsageError(
+                "--store needs more than the server: pip install 'msglog[nats]'"
+            ) from None
+        try:
+            access = parse_nats(self["store"])
+        except ValueError as e:
+            raise usage.UsageError(f"--store: {e}") from None
+        if not self["store-stream"] or set(self["store-stream"]) & set(" \t\r\n.*>/\\"):
+            raise usage.UsageError(f"--store-stream {self['store-stream']}: not a stream's name")
+        longest = STORE_MAX_MESSAGE_BYTES
+        if self["limits"].max_message_bytes > longest:
+            raise usage.UsageError(
+                f"--max-message-bytes {self['limits'].max_message_bytes}: with --store at most "
+                f"{longest}, or a message's line might be longer than what NATS takes"
+            )
+        tls = [self._file(f"store-tls-{part}") for part in ("ca", "certificate", "key")]
+        if (tls[1] is None) != (tls[2] is None):
+            raise usage.UsageError("--store-tls-certificate and --store-tls-key go together")
+        if any(tls):
+            access = access.with_tls(TLSFiles(*tls))
+        user, password = self["store-user"], self._secret("store-password-file")
+        if (user is None) != (password is None):
+            raise usage.UsageError("--store-user and --store-password-file go together")
+        token = self._secret("store-token-file")
+        return evolve(
+            access,
+            credentials=self._file("store-credentials"),
+            user=user or access.user,
+            password=password or access.password,
+            token=token or access.token,
+        )
+
+    def _file(self, option: str) -> Path | None:
+        # twistd changes its folder when it becomes a daemon; the names are meant from here.
+        return None if self[option] is None else Path(self[option]).absolute()
+
+    def _secret(self, option: str) -> str | None:
+        path = self._file(option)
+        if path is None:
+            return None
+        try:
+            return path.read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as e:
+            raise usage.UsageError(f"--{option} {path}: {e}") from None
 
     def _tls(self) -> ServerTLS:
         for option in ("tls-certificate", "tls-key"):
@@ -265,16 +353,7 @@ class _Program(MessageLogService):
 
     def __init__(self, reactor: Any, options: Options) -> None:
         limits = options["limits"]
-        # twistd changes its folder when it becomes a daemon; the name is meant from here.
-        path = Path(options["log"]).absolute()
-        store = FileStore(
-            reactor,
-            path,
-            limits,
-            options["sync-seconds"],
-            self._failed,
-            rotation=options["rotation"],
-        )
+        store = self._make_store(reactor, options)
         self._tls: ServerTLS | None = options["tls"]
         permits = None
         if self._tls is not None and self._tls.asks_clients:
@@ -302,6 +381,21 @@ class _Program(MessageLogService):
                 anyone=bool(options["http-anyone"]),
                 bodies=bool(options["http-bodies"]),
             )
+
+    def _make_store(self, reactor: Any, options: Options) -> IStoreService:
+        if options["access"] is not None:
+            from ._nats_store import NatsStore
+
+            return NatsStore(reactor, options["access"], options["store-stream"], options["limits"])
+        return FileStore(
+            reactor,
+            # twistd changes its folder when it becomes a daemon; the name is meant from here.
+            Path(options["log"]).absolute(),
+            options["limits"],
+            options["sync-seconds"],
+            self._failed,
+            rotation=options["rotation"],
+        )
 
     def certificate_expires(self) -> float | None:
         expires = self._tls.expires if self._tls is not None else None

@@ -22,11 +22,13 @@ from ._batch import STORED, Batch, NackCode, Verdict
 from ._disk import Disk
 from ._frames import Ack, Nack, Terms, decode_answers, message_checksum
 from ._ledger import Ledger
+from ._memory_stream import MemoryStream
 from .interfaces import IStore
 
 __all__ = [
     "FaultyDisk",
     "MemoryStore",
+    "MemoryStream",
     "MemoryTransport",
     "StepWorker",
     "StoreContract",

@@ -1,0 +1,297 @@
+"""
+What is said to NATS JetStream and what it answers, without I/O.
+
+::
+
+    subject   msglog.019ac1f2-…                      one for each client
+    headers   Nats-Expected-Stream: MSGLOG
+              Nats-Expected-Last-Subject-Sequence: 4711
+              Msglog-Range: 101-200                  the sequences in it
+              Msglog-Previous: 4711                  the client's message before this one; 0: none
+    data      100 lines of log format version 1, newlines included
+
+One JetStream message is one batch.  It is taken only if the client's last message in the stream is
+still the one that the sender believes it to be, so whatever is sent twice, or from two front-ends,
+is stored once.  C{Msglog-Previous} chains a client's messages backwards: the engine finds a
+subject's last message by itself, but not the one before.
+
+Never C{Nats-Msg-Id}: the same id with other bytes is answered like a success.  Never
+C{Nats-Expected-Last-Msg-Id}: one mismatch stopped a replicated stream for good, on all nodes
+(nats-server 2.15.1).
+"""
+
+from __future__ import annotations
+
+import binascii
+import enum
+from typing import Any
+
+import orjson
+from attrs import frozen
+
+from ._errors import RecordError
+from ._records import client_text, parse_line
+
+__all__ = [
+    "MAX_LINES",
+    "MAX_PAYLOAD",
+    "AppendOutcome",
+    "Appended",
+    "EngineError",
+    "Reply",
+    "StoredMessage",
+    "StreamDamaged",
+    "append_headers",
+    "get_request",
+    "get_subject",
+    "info_subject",
+    "read_append",
+    "read_info",
+    "read_stored",
+    "subject_of",
+    "tail_request",
+]
+
+# One JetStream message takes no more than this: a longer one is replicated and synced as a whole,
+# and gains nothing; and it stays far below what a server takes by default (1 MiB).
+MAX_LINES = 1000
+MAX_PAYLOAD = 128 * 1024
+
+_NO_RESPONDERS = "503"
+_NOT_FOUND = 10037
+
+# Error codes of nats-server (server/errors.json) after which it is certain that nothing was stored
+# and will not be before somebody makes room: limits of the account (10002, 10028), of the server
+# (10023, 10047) and of the stream (10077), and a sealed stream (10109).
+_NO_ROOM = frozenset({10002, 10023, 10028, 10047, 10077, 10109})
+
+_MISSING = 10059
+
+
+@frozen(slots=True)
+class Reply:
+    """
+    What came of a request.
+
+    @ivar data: the answer; L{None} if there was none.
+    @ivar trouble: why there was none.
+    """
+
+    data: bytes | None
+    trouble: str = ""
+
+
+class EngineError(Exception):
+    """
+    The engine could not answer, or not what was asked.
+
+    @ivar missing: whether that is because there is no such stream.
+    """
+
+    def __init__(self, reason: str, *, missing: bool = False) -> None:
+        super().__init__(reason)
+        self.missing = missing
+
+
+class StreamDamaged(Exception):
+    """The stream holds something that no front-end can have written there."""
+
+
+class AppendOutcome(enum.Enum):
+    """
+    What became of an append.
+
+    STORED: it is durable.  NO_ROOM: it was not taken, for certain.  UNKNOWN: it may or may not be
+    stored, now or in a moment; the client's tail has to be read again.
+    """
+
+    STORED = enum.auto()
+    NO_ROOM = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+@frozen(slots=True)
+class Appended:
+    """
+    @ivar sequence: of the message in the stream, if it is stored.
+    @ivar reason: why not, for people.
+    @ivar answered: whether the engine said so itself; L{False} if it did not answer, or could not.
+    """
+
+    outcome: AppendOutcome
+    sequence: int = 0
+    reason: str = ""
+    answered: bool = True
+
+
+@frozen(slots=True)
+class StoredMessage:
+    """
+    One message of the stream: a run of one client's messages.
+
+    @ivar sequence: its own in the stream.
+    @ivar previous: that of the client's message before it; 0 if there is none.
+    @ivar first: the client's sequence of the first line.
+    @ivar last: the same of the last one.
+    @ivar checksums: those of the lines.
+    """
+
+    sequence: int
+    previous: int
+    first: int
+    last: int
+    checksums: list[int]
+
+
+def subject_of(client: bytes) -> str:
+    """Where a client's messages are published."""
+    return "msglog." + client_text(client)
+
+
+def append_headers(stream: str, previous: int, first: int, last: int) -> dict[str, str]:
+    """The headers of a message with a client's messages C{first} to C{last}."""
+    return {
+        "Nats-Expected-Stream": stream,
+        "Nats-Expected-Last-Subject-Sequence": str(previous),
+        "Msglog-Range": f"{first}-{last}",
+        "Msglog-Previous": str(previous),
+    }
+
+
+def read_append(reply: Reply, stream: str, previous: int) -> Appended:
+    """
+    What became of an append, by its answer.
+
+    Only the right stream's own word, with a sequence above the one expected, says that it is
+    stored.  Everything that is not understood leaves it unknown.
+    """
+    if reply.data is None:
+        return Appended(AppendOutcome.UNKNOWN, reason=reply.trouble, answered=False)
+    try:
+        answer = orjson.loads(reply.data)
+        error = answer.get("error")
+        if error:
+            return _refused(error)
+        sequence, name = answer["seq"], answer["stream"]
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        return Appended(AppendOutcome.UNKNOWN, reason="an answer that is none of JetStream's")
+    fits = name == stream and type(sequence) is int and sequence > previous
+    if fits and not answer.get("duplicate"):
+        return Appended(AppendOutcome.STORED, sequence)
+    return Appended(AppendOutcome.UNKNOWN, reason="an answer that does not fit what was sent")
+
+
+def _refused(error: dict[str, Any]) -> Appended:
+    code = int(error.get("err_code", 0))
+    reason = _described(error)
+    if code in _NO_ROOM:
+        return Appended(AppendOutcome.NO_ROOM, reason=reason)
+    # Below 500 the engine has judged what was sent (10071, 10164: another append came first).
+    return Appended(
+        AppendOutcome.UNKNOWN, reason=reason, answered=int(error.get("code", 500)) < 500
+    )
+
+
+def _described(error: dict[str, Any]) -> str:
+    return f"{error.get('description', 'an error')} ({error.get('err_code', 0)})"
+
+
+def tail_request(client: bytes) -> bytes:
+    """
+    The body of a request for a client's last message.
+
+    It goes to the stream's leader (C{STREAM.MSG.GET}); a direct get may be answered by a replica
+    that is behind.
+    """
+    return orjson.dumps({"last_by_subj": subject_of(client)})
+
+
+def get_subject(stream: str) -> str:
+    """Where one message of a stream is asked for."""
+    return f"$JS.API.STREAM.MSG.GET.{stream}"
+
+
+def get_request(sequence: int) -> bytes:
+    """The body of a request for the message with a sequence."""
+    return orjson.dumps({"seq": sequence})
+
+
+def info_subject(stream: str) -> str:
+    """Where a stream's state is asked for."""
+    return f"$JS.API.STREAM.INFO.{stream}"
+
+
+def _answer(reply: Reply) -> dict[str, Any]:
+    """
+    An answer of JetStream's API, which may be an error.
+
+    @raise EngineError: there is none.
+    """
+    if reply.data is None:
+        raise EngineError(reply.trouble)
+    try:
+        answer = orjson.loads(reply.data)
+    except orjson.JSONDecodeError:
+        raise EngineError("an answer that is none of JetStream's") from None
+    if not isinstance(answer, dict):
+        raise EngineError("an answer that is none of JetStream's")
+    return answer
+
+
+def read_info(reply: Reply) -> dict[str, Any]:
+    """
+    A stream's configuration and state.
+
+    @raise EngineError: the engine could not say.
+    """
+    answer = _answer(reply)
+    error = answer.get("error")
+    if error:
+        raise EngineError(_described(error), missing=error.get("err_code") == _MISSING)
+    return answer
+
+
+def read_stored(reply: Reply, client: bytes) -> StoredMessage | None:
+    """
+    A message of a client, or L{None} if there is no such message.
+
+    @raise EngineError: the engine could not say.
+    @raise StreamDamaged: it is none that a front-end has written.
+    """
+    answer = _answer(reply)
+    error = answer.get("error")
+    if error:
+        if error.get("err_code") == _NOT_FOUND:
+            return None
+        raise EngineError(_described(error), missing=error.get("err_code") == _MISSING)
+    try:
+        message = answer["message"]
+        sequence = message["seq"]
+        headers = _read_headers(binascii.a2b_base64(message["hdrs"]))
+        first, last = map(int, headers["Msglog-Range"].split("-"))
+        previous = int(headers["Msglog-Previous"])
+        records = [
+            parse_line(line) for line in binascii.a2b_base64(message["data"]).split(b"\n")[:-1]
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, RecordError) as e:
+        raise StreamDamaged(f"a message of {client_text(client)} is no batch: {e!r}") from None
+    expected = list(range(first, last + 1))
+    if (
+        message["subject"] != subject_of(client)
+        or [record.sequence for record in records] != expected
+        or any(record.client != client for record in records)
+        or (previous == 0) != (first == 1)
+        or not 0 <= previous < sequence
+        or not expected
+    ):
+        raise StreamDamaged(
+            f"message {sequence} of the stream is not what its headers say: {first} to {last} of "
+            f"{client_text(client)}"
+        )
+    return StoredMessage(sequence, previous, first, last, [record.checksum for record in records])
+
+
+def _read_headers(block: bytes) -> dict[str, str]:
+    """The headers of a message, without the line of the version."""
+    lines = block.decode().split("\r\n")[1:]
+    return dict(line.split(": ", 1) for line in lines if line)

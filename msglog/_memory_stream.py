@@ -1,0 +1,143 @@
+"""A JetStream stream in memory, for tests of stores: it can be slow, mute and full."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from twisted.internet.defer import Deferred, succeed
+
+from ._jetstream import Reply
+from ._stream_settings import stream_config
+
+__all__ = ["MemoryStream"]
+
+Done = Callable[[Reply], object]
+
+
+class MemoryStream:
+    """
+    The engine, and the link to it, of a L{NatsStore<msglog._nats_store.NatsStore>}.
+
+    It does what JetStream does with what a store sends: appends on condition, and reads.
+
+    @param automatic: whether each request is answered as soon as it is made.
+    @ivar messages: what is stored: (subject, headers, data); the first has sequence 1.
+    @ivar requests: every request made: (subject, payload, headers).
+    @ivar away: while true, nothing is done and nothing answered.
+    @ivar mute: how many of the next appends are done and not answered.
+    @ivar full: whether appends are refused for want of room.
+    @ivar hidden: how many of the last messages a read does not show, as a leader that is behind.
+    @ivar info: what a question for the stream's state is answered.
+    """
+
+    def __init__(self, *, automatic: bool = True) -> None:
+        self.automatic = automatic
+        self.messages: list[tuple[str, dict[str, str], bytes]] = []
+        self.requests: list[tuple[str, bytes, dict[str, str] | None]] = []
+        self.away = False
+        self.mute = 0
+        self.full = False
+        self.hidden = 0
+        self.trouble = ""
+        self.max_payload: int | None = 1024 * 1024
+        self.started = False
+        self.info: dict[str, Any] = {
+            "config": stream_config("MSGLOG"),
+            "created": "2026-11-25T00:00:00Z",
+            "state": {"bytes": 0, "messages": 0},
+        }
+        self._waiting: deque[tuple[str, bytes, dict[str, str] | None, Done]] = deque()
+
+    def start(self) -> None:
+        """See C{NatsLink}."""
+        self.started = True
+
+    def stop(self) -> Deferred[None]:
+        """See C{NatsLink}."""
+        self.started = False
+        return succeed(None)
+
+    def ask(self, subject: str, payload: bytes, seconds: float) -> Reply:
+        """See C{NatsLink}."""
+        return self._do(subject, payload, None)
+
+    def request(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None, done: Done
+    ) -> None:
+        """See C{NatsLink}."""
+        self.requests.append((subject, payload, headers))
+        self._waiting.append((subject, payload, headers, done))
+        if self.automatic:
+            self.step()
+
+    def step(self) -> bool:
+        """Do and answer one request; whether there was any."""
+        if not self._waiting:
+            return False
+        subject, payload, headers, done = self._waiting.popleft()
+        done(self._do(subject, payload, headers))
+        return True
+
+    def lose(self) -> None:
+        """Leave the oldest request undone and unanswered."""
+        *_, done = self._waiting.popleft()
+        done(Reply(None, "no answer within 1 s"))
+
+    def land(self) -> None:
+        """Do the oldest request, and lose its answer."""
+        subject, payload, headers, done = self._waiting.popleft()
+        self._do(subject, payload, headers)
+        done(Reply(None, "no answer within 1 s"))
+
+    def _do(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> Reply:
+        if self.away:
+            return Reply(None, "no answer within 1 s")
+        if headers is not None:
+            return self._append(subject, payload, headers)
+        if ".STREAM.INFO." in subject:
+            return Reply(orjson.dumps(self.info))
+        return self._get(orjson.loads(payload))
+
+    def _append(self, subject: str, payload: bytes, headers: dict[str, str]) -> Reply:
+        expected = int(headers["Nats-Expected-Last-Subject-Sequence"])
+        last = self._last(subject, len(self.messages))
+        if last != expected:
+            return _error(400, 10071, f"wrong last sequence: {last}")
+        if self.full:
+            return _error(503, 10077, "maximum bytes exceeded")
+        self.messages.append((subject, dict(headers), payload))
+        if self.mute:
+            self.mute -= 1
+            return Reply(None, "no answer within 1 s")
+        stream = headers["Nats-Expected-Stream"]
+        return Reply(orjson.dumps({"stream": stream, "seq": len(self.messages)}))
+
+    def _last(self, subject: str, shown: int) -> int:
+        for sequence in range(shown, 0, -1):
+            if self.messages[sequence - 1][0] == subject:
+                return sequence
+        return 0
+
+    def _get(self, asked: dict[str, Any]) -> Reply:
+        shown = len(self.messages) - self.hidden
+        sequence = asked.get("seq") or self._last(asked["last_by_subj"], shown)
+        if not 0 < sequence <= shown:
+            return _error(404, 10037, "no message found")
+        subject, headers, data = self.messages[sequence - 1]
+        block = "NATS/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
+        message = {
+            "subject": subject,
+            "seq": sequence,
+            "hdrs": b64encode(block.encode()).decode(),
+            "data": b64encode(data).decode(),
+        }
+        return Reply(orjson.dumps({"message": message}))
+
+
+def _error(code: int, number: int, description: str) -> Reply:
+    error = {"code": code, "err_code": number, "description": description}
+    return Reply(orjson.dumps({"error": error}))

@@ -1,0 +1,146 @@
+"""C{msglog stream}: the NATS JetStream stream that servers with C{--store} share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from attrs import evolve
+
+from .._errors import StartError
+from .._nats_access import DEFAULT_STREAM, NatsAccess, TLSFiles, parse_nats
+from ._console import fail
+
+__all__ = ["command"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class _Url(click.ParamType):  # type: ignore[type-arg] # generic in newer versions only
+    name = "url"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> NatsAccess:
+        try:
+            return parse_nats(value)
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
+
+
+def _access(function: _Function) -> _Function:
+    """The cluster, and who this is to it."""
+    for decorate in (
+        click.option("--tls-key", type=_FILE, help="PEM file: its private key."),
+        click.option("--tls-certificate", type=_FILE, help="PEM file: what to show the servers."),
+        click.option("--tls-ca", type=_FILE, help="PEM file: who issued their certificates."),
+        click.option("--credentials", type=_FILE, help="A credentials file (.creds)."),
+        click.option(
+            "--stream", default=DEFAULT_STREAM, show_default=True, help="The stream's name."
+        ),
+        click.argument("url", type=_Url()),
+    ):
+        function = decorate(function)
+    return function
+
+
+def _complete(
+    url: NatsAccess,
+    credentials: Path | None,
+    tls_ca: Path | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+) -> NatsAccess:
+    if tls_ca or tls_certificate or tls_key:
+        url = url.with_tls(TLSFiles(tls_ca, tls_certificate, tls_key))
+    return evolve(url, credentials=credentials)
+
+
+@click.group(name="stream")
+def command() -> None:
+    """
+    Make and check the NATS JetStream stream of 'twistd msglog --store'.
+
+    URL is nats://[USER:PASSWORD@|TOKEN@]HOST:PORT[,HOST:PORT...], or tls://... with TLS.
+
+    \b
+    Examples:
+      msglog stream create nats://n1:4222,n2:4222,n3:4222
+      msglog stream create nats://127.0.0.1:4222 --replicas 1      (for a trial)
+      msglog stream check nats://n1:4222 --monitor http://n1:8222
+
+    \b
+    Exit status: 0, it is so; 1, it is not, or could not be seen; 2, the command line is wrong.
+    """
+    try:
+        import nats  # noqa: F401 - to see whether it is there
+    except ImportError:
+        fail("streams need more than the server: pip install 'msglog[nats]'")
+
+
+@command.command()
+@_access
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 5),
+    default=3,
+    show_default=True,
+    help="How many servers keep each message. 3 survive the loss of one; 1 is for a trial.",
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(min=1),
+    help="When the stream is full: messages are refused then, none is removed. No limit if not "
+    "given.",
+)
+def create(
+    url: NatsAccess, stream: str, replicas: int, max_bytes: int | None, **files: Path | None
+) -> None:
+    """Make the stream, with settings that keep what is acknowledged."""
+    from .._nats_admin import StreamError, create_stream
+    from .._stream_settings import stream_config
+
+    access = _complete(url, **files)
+    try:
+        create_stream(access, stream_config(stream, replicas, max_bytes or -1))
+    except (StreamError, StartError) as e:
+        fail(str(e))
+    click.echo(f"{stream} is there: {replicas} replicas, nothing is ever removed")
+    click.echo("whether the servers sync before they acknowledge: msglog stream check --monitor")
+
+
+@command.command()
+@_access
+@click.option(
+    "--monitor",
+    "monitors",
+    multiple=True,
+    metavar="URL",
+    help="A server's monitoring address (http://HOST:8222), which says whether it syncs before it "
+    "acknowledges. Repeat it for each server.",
+)
+def check(url: NatsAccess, stream: str, monitors: tuple[str, ...], **files: Path | None) -> None:
+    """Name every setting that weakens what an ACK promises; the worst first."""
+    from .._nats_admin import StreamError, read_stream, servers_sync
+    from .._stream_settings import find_weaknesses
+
+    access = _complete(url, **files)
+    try:
+        state = read_stream(access, stream)
+        syncs = servers_sync(monitors)
+    except (StreamError, StartError) as e:
+        fail(str(e))
+    lax = [monitor for monitor, always in syncs.items() if not always]
+    asked_all = len(syncs) >= max(len(state.replicas), 1)
+    sync_always = False if lax else True if asked_all else None
+    found = [str(weakness) for weakness in find_weaknesses(state.config, sync_always)]
+    found += [
+        f"replica {name}: away or behind" for name, good in state.replicas.items() if not good
+    ]
+    for line in found:
+        click.echo(line)
+    if found:
+        raise click.exceptions.Exit(1)
+    click.echo(f"{stream}: nothing weakens what is promised")
