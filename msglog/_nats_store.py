@@ -70,6 +70,10 @@ _LOOK_AWAY_SECONDS = 0.25
 # Before a client's tail is read again when that makes sense only after a while.
 _RETRY_SECONDS = 0.2
 
+# How long the engine may have less of a client than it had before: a leader that has lost the others
+# notices that within 10 s, and steps down.
+_BEHIND_SECONDS = 12.0
+
 # What a message takes besides its payload: subject, headers, and what a front-end's lines may be
 # longer than what is gathered.
 _OVERHEAD = 1024
@@ -214,7 +218,7 @@ class NatsStore(Service):
         self._pump_soon()
 
     def _pump_soon(self) -> None:
-        if self._pumping is None and self._can_send():
+        if self._ready and self._pumping is None and self._can_send():
             # At the end of this turn of the reactor, with what else arrives in it.
             self._pumping = self._reactor.callLater(0, self._pump)
 
@@ -405,7 +409,7 @@ class NatsStore(Service):
         """The engine has less of a client than it had before."""
         since = tail.behind_since
         assert since is not None
-        if self._reactor.seconds() - since >= self._limits.store_wait_seconds:
+        if self._reactor.seconds() - since >= _BEHIND_SECONDS:
             self._lose(
                 f"the stream has lost acknowledged messages: of a client {tail.last} were stored, "
                 f"and {last} are there"

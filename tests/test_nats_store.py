@@ -1,0 +1,374 @@
+"""The store on a stream, with a stream in memory: the contract, and an engine that misbehaves."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from msglog import Limits, NackCode, StartError, parse_line
+from msglog._batch import STORED
+from msglog._factory import MessageLogFactory
+from msglog._figures import read_figures
+from msglog._health import judge
+from msglog._nats_access import parse_nats
+from msglog._nats_store import NatsStore
+from msglog.testing import MemoryStream, StoreContract, appended, make_batch
+
+A, B = bytes(range(16)), bytes(range(16, 32))
+ACCESS = parse_nats("nats://engine")
+
+
+class NatsCase(SynchronousTestCase):
+    def make_store(self, stream: MemoryStream | None = None, **limits) -> NatsStore:
+        self.clock = Clock()
+        self.clock.advance(1000.0)
+        self.stream = stream or MemoryStream()
+        self.limits = Limits(**limits)
+        store = NatsStore(
+            self.clock, ACCESS, limits=self.limits, link=self.stream, clock=lambda: 1e9
+        )
+        store.startService()
+        self.addCleanup(lambda: store._ticks.running and store._ticks.stop())
+        return store
+
+    def settle(self, store: NatsStore) -> None:
+        for _ in range(100):
+            self.clock.advance(0)
+
+    def stored(self, store: NatsStore) -> list:
+        lines = b"".join(data for *_, data in self.stream.messages).splitlines()
+        return [(r.client, r.sequence, r.body) for r in map(parse_line, lines)]
+
+    def fill_up(self, store: NatsStore, full: bool) -> None:
+        self.stream.full = full
+
+    def append(self, store: NatsStore, first: int, *bodies: bytes, client: bytes = A):
+        return appended(store, make_batch(client, first, *bodies))
+
+    def advance(self, seconds: float) -> None:
+        self.clock.pump([0.05] * round(seconds / 0.05))
+
+    def health(self, store: NatsStore):
+        factory = MessageLogFactory(self.clock, store, self.limits)
+        figures = read_figures(store, factory)
+        return judge(figures, self.limits, listening=True, now=self.clock.seconds())
+
+    def code(self, verdict) -> NackCode:
+        (refusal,) = self.successResultOf(verdict).refusals
+        return refusal.code
+
+
+class NatsStoreContract(NatsCase, StoreContract):
+    """It keeps the promises of every store."""
+
+    make_store = NatsCase.make_store
+    stored = NatsCase.stored
+    settle = NatsCase.settle
+    fill_up = NatsCase.fill_up
+
+
+class TwoServersTest(NatsCase):
+    def other(self) -> NatsStore:
+        store = NatsStore(self.clock, ACCESS, link=self.stream, clock=lambda: 1e9)
+        store.startService()
+        self.addCleanup(lambda: store._ticks.running and store._ticks.stop())
+        return store
+
+    def test_resend_elsewhere(self) -> None:
+        """A resend is acknowledged, and other bytes refused, on whichever server it arrives."""
+        one = self.make_store()
+        two = self.other()
+        for n in range(1, 6):
+            self.append(one, n, b"%d" % n)
+            self.settle(one)
+        again = self.append(two, 2, b"2", b"3", b"4", b"5", b"6")
+        wrong = self.append(two, 3, b"three")
+        self.settle(two)
+        self.assertEqual(self.successResultOf(again), STORED)
+        self.assertEqual(self.code(wrong), NackCode.CONFLICT)
+        self.assertEqual([s for _, s, _ in self.stored(one)], [1, 2, 3, 4, 5, 6])
+
+    def test_to_and_fro(self) -> None:
+        """A server whose memory of a client is old notices that, and stores once, in order."""
+        one = self.make_store()
+        two = self.other()
+        verdicts = []
+        for n in range(1, 11):
+            verdicts.append(self.append((one, two)[n % 2], n, b"%d" % n))
+            self.settle(one)
+        self.assertEqual([self.successResultOf(v) for v in verdicts], [STORED] * 10)
+        self.assertEqual([s for _, s, _ in self.stored(one)], list(range(1, 11)))
+        last = one.last(A)
+        self.settle(one)
+        self.assertEqual(self.successResultOf(last), 10)
+
+
+class TroubleTest(NatsCase):
+    def test_lost_answers(self) -> None:
+        """An append whose answer was lost is looked for, acknowledged, and not repeated."""
+        store = self.make_store()
+        self.stream.mute = 1
+        verdict = self.append(store, 1, b"a")
+        self.settle(store)
+        self.assertNoResult(verdict)
+        self.advance(1)
+        self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual(len(self.stream.messages), 1)
+
+    def test_late(self) -> None:
+        """An append that lands after the tail was read again is not repeated either."""
+        store = self.make_store()
+        self.append(store, 1, b"a")
+        self.settle(store)
+        self.stream.automatic = False
+        verdict = self.append(store, 2, b"b")
+        self.clock.advance(0)
+        subject, payload, headers, _ = self.stream._waiting[0]
+        self.stream.lose()
+        self.stream.automatic = True
+        landed = []
+        real = self.stream._get
+
+        def read_then_land(asked):
+            reply = real(asked)
+            if not landed:
+                landed.append(self.stream._append(subject, payload, headers))
+            return reply
+
+        self.stream._get = read_then_land
+        self.advance(2)
+        self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual([s for _, s, _ in self.stored(store)], [1, 2])
+        self.assertEqual(len(landed), 1)
+
+    def test_away(self) -> None:
+        """
+        While the engine is away batches wait for so long and are refused; new ones are refused at
+        once; readiness says why; and everything goes on by itself.
+        """
+        store = self.make_store()
+        self.stream.away = True
+        self.stream.trouble = "connection refused"
+        verdict = self.append(store, 1, b"a")
+        self.advance(14)
+        self.assertNoResult(verdict)
+        (first, second) = self.health(store).not_ready
+        self.assertIn("NATS has not answered for 1", first)
+        self.assertIn("connection refused", second)
+        self.advance(2)
+        self.assertEqual(self.code(verdict), NackCode.UNAVAILABLE)
+        self.assertEqual(self.code(self.append(store, 1, b"a")), NackCode.UNAVAILABLE)
+        self.assertIsNone(self.successResultOf(store.last(A)))
+        asked = len(self.stream.requests)
+        self.advance(60)
+        self.assertLess(len(self.stream.requests) - asked, 60 * 5)
+        self.stream.away = False
+        self.stream.trouble = ""
+        self.advance(1)
+        self.assertTrue(self.health(store).ready)
+        verdict = self.append(store, 1, b"a")
+        self.advance(1)
+        self.assertEqual(self.successResultOf(verdict), STORED)
+
+    def test_away_for_a_moment(self) -> None:
+        """What waits is stored when the engine is back in time."""
+        store = self.make_store()
+        self.stream.away = True
+        verdicts = [self.append(store, n, b"x") for n in (1, 2, 3)]
+        self.advance(10)
+        self.stream.away = False
+        self.advance(1)
+        self.assertEqual([self.successResultOf(v) for v in verdicts], [STORED] * 3)
+
+    def test_away_at_the_start(self) -> None:
+        """A server starts without its engine, and serves when that is there."""
+        stream = MemoryStream()
+        stream.away = True
+        store = self.make_store(stream)
+        verdict = self.append(store, 1, b"a")
+        self.advance(3)
+        self.assertNoResult(verdict)
+        stream.away = False
+        self.advance(1)
+        self.assertEqual(self.successResultOf(verdict), STORED)
+
+    def test_full(self) -> None:
+        """A full stream is not ready, and is again when something was stored."""
+        store = self.make_store()
+        self.stream.full = True
+        verdict = self.append(store, 1, b"a")
+        self.settle(store)
+        self.assertEqual(self.code(verdict), NackCode.NOT_STORED)
+        self.assertEqual(
+            self.health(store).not_ready, ("the last commit found no room in the stream",)
+        )
+        self.stream.full = False
+        verdict = self.append(store, 1, b"a")
+        self.settle(store)
+        self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertTrue(self.health(store).ready)
+
+    def test_behind_for_a_moment(self) -> None:
+        """A leader that shows less than was acknowledged is not believed at once."""
+        store = self.make_store()
+        self.append(store, 1, b"a")
+        self.settle(store)
+        self.stream.hidden = 1
+        last = store.last(A)
+        self.advance(5)
+        self.assertNoResult(last)
+        self.stream.hidden = 0
+        self.advance(1)
+        self.assertEqual(self.successResultOf(last), 1)
+
+    def test_lost(self) -> None:
+        """If it stays so, the engine has lost data: nothing more is taken, and that is said."""
+        store = self.make_store()
+        self.append(store, 1, b"a")
+        self.settle(store)
+        self.stream.messages.clear()
+        verdict = self.append(store, 2, b"b")
+        self.advance(40)
+        self.assertIn(self.code(verdict), (NackCode.UNAVAILABLE, NackCode.NOT_STORED))
+        self.assertEqual(self.code(self.append(store, 2, b"b")), NackCode.NOT_STORED)
+        self.assertIn("lost acknowledged messages", self.health(store).word)
+
+    def test_made_again(self) -> None:
+        """So it is when the stream is not the one that it was."""
+        store = self.make_store()
+        self.stream.info["created"] = "later"
+        self.advance(2)
+        self.assertEqual(self.code(self.append(store, 1, b"a")), NackCode.NOT_STORED)
+        self.assertIn("made again", self.health(store).word)
+
+    def test_damaged(self) -> None:
+        """What somebody else wrote there costs that client, and no other."""
+        store = self.make_store()
+        subject = "msglog.00010203-0405-0607-0809-0a0b0c0d0e0f"
+        self.stream.messages.append((subject, {}, b"hello"))
+        refused = self.append(store, 1, b"a")
+        good = self.append(store, 1, b"a", client=B)
+        self.settle(store)
+        self.assertEqual(self.code(refused), NackCode.NOT_STORED)
+        self.assertEqual(self.successResultOf(good), STORED)
+        self.assertIn("is no batch", self.health(store).word)
+
+    def test_stop(self) -> None:
+        """A stop waits for what is under way, and takes no more."""
+        store = self.make_store()
+        self.stream.automatic = False
+        verdict = self.append(store, 1, b"a")
+        stopped = store.stopService()
+        self.assertEqual(self.code(self.append(store, 2, b"b")), NackCode.UNAVAILABLE)
+        self.clock.advance(0)
+        self.stream.step()
+        self.clock.advance(0)
+        self.assertNoResult(stopped)
+        self.stream.step()
+        self.assertEqual(self.successResultOf(verdict), STORED)
+        self.successResultOf(stopped)
+        self.assertFalse(self.stream.started)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_without_the_engine(self) -> None:
+        """Nor does it wait for an engine that is away."""
+        store = self.make_store()
+        self.stream.away = True
+        verdict = self.append(store, 1, b"a")
+        self.advance(1)
+        stopped = store.stopService()
+        self.advance(1)
+        self.assertEqual(self.code(verdict), NackCode.UNAVAILABLE)
+        self.successResultOf(stopped)
+
+
+class BoundsTest(NatsCase):
+    def test_requests(self) -> None:
+        """No more requests are under way than may be; those that wait have their turn."""
+        store = self.make_store(store_requests=3)
+        self.stream.automatic = False
+        verdicts = [self.append(store, 1, b"x", client=bytes([n] * 16)) for n in range(10)]
+        self.clock.advance(0)
+        self.assertEqual(len(self.stream._waiting), 3)
+        while self.stream.step():
+            self.clock.advance(0)
+            self.assertLessEqual(len(self.stream._waiting), 3)
+        self.assertEqual([self.successResultOf(v) for v in verdicts], [STORED] * 10)
+
+    def test_memory(self) -> None:
+        """The least recently active clients are forgotten, and read when they come back."""
+        store = self.make_store(ledger_memory=1 << 20)
+        clients = [n.to_bytes(16, "big") for n in range(1500)]
+        for client in clients:
+            self.append(store, 1, b"a", client=client)
+            self.clock.advance(0)
+        self.assertLessEqual(store.figures().ledger_bytes, 1 << 20)
+        self.assertLess(len(store._tails), 900)
+        again = self.append(store, 1, b"a", b"b", client=clients[0])
+        self.settle(store)
+        self.assertEqual(self.successResultOf(again), STORED)
+        self.assertEqual(self.stored(store)[-1][1:], (2, b"b"))
+
+    def test_questions(self) -> None:
+        """Who only asks is not remembered."""
+        store = self.make_store()
+        last = store.last(A)
+        self.settle(store)
+        self.assertEqual(self.successResultOf(last), 0)
+        self.assertEqual(len(store._tails), 0)
+
+    def test_times(self) -> None:
+        """The lines' times rise, whatever the clock does."""
+        store = self.make_store()
+        for n in range(1, 4):
+            self.append(store, n, b"x")
+            self.settle(store)
+        times = [parse_line(data).time for *_, data in self.stream.messages]
+        self.assertEqual(times, sorted(set(times)))
+
+
+class StartTest(NatsCase):
+    def refused(self, stream: MemoryStream, reply=None, **limits) -> str:
+        if reply is not None:
+            stream.ask = lambda *_: reply
+        with self.assertRaises(StartError) as caught:
+            self.make_store(stream, **limits)
+        self.assertFalse(stream.started)
+        return str(caught.exception)
+
+    def test_no_stream(self) -> None:
+        """The error names the command that makes it."""
+        from msglog._memory_stream import _error
+
+        text = self.refused(MemoryStream(), _error(404, 10059, "stream not found"))
+        self.assertIn("msglog stream create nats://engine:4222 --stream MSGLOG", text)
+
+    def test_not_let_in(self) -> None:
+        """A wrong password is no outage."""
+        from msglog._jetstream import Reply
+
+        text = self.refused(MemoryStream(), Reply(None, "'Authorization Violation'"))
+        self.assertIn("does not let this server in", text)
+
+    def test_settings(self) -> None:
+        """A stream that removes what was acknowledged is not used."""
+        stream = MemoryStream()
+        stream.info["config"]["max_age"] = 10**9
+        self.assertIn("max_age", self.refused(stream))
+
+    def test_small_payload(self) -> None:
+        """Nor a server that does not take what a batch may be."""
+        stream = MemoryStream()
+        stream.max_payload = 64 * 1024
+        self.assertIn("max_payload", self.refused(stream))
+
+    def test_weak(self) -> None:
+        """What is only weak is warned of."""
+        stream = MemoryStream()
+        stream.info["config"]["num_replicas"] = 1
+        stream.info["cluster"] = {"replicas": [{"name": "n2", "current": False}]}
+        health = self.health(self.make_store(stream))
+        self.assertTrue(health.ready)
+        first, second = health.warnings
+        self.assertIn("num_replicas: 1", first)
+        self.assertIn("n2", second)
