@@ -70,8 +70,8 @@ _LOOK_AWAY_SECONDS = 0.25
 # Before a client's tail is read again when that makes sense only after a while.
 _RETRY_SECONDS = 0.2
 
-# How long the engine may have less of a client than it had before: a leader that has lost the others
-# notices that within 10 s, and steps down.
+# How long the engine may have less of a client than it had before: a leader that has lost its
+# followers notices that within 10 s, and steps down.
 _BEHIND_SECONDS = 12.0
 
 # What a message takes besides its payload: subject, headers, and what a front-end's lines may be
