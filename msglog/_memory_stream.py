@@ -44,6 +44,7 @@ class MemoryStream:
         self.hidden = 0
         self.trouble = ""
         self.max_payload: int | None = 1024 * 1024
+        self.version: tuple[int, int] | None = (2, 15)
         self.started = False
         self.info: dict[str, Any] = {
             "config": stream_config("MSGLOG"),

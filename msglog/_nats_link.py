@@ -65,6 +65,7 @@ class NatsLink:
     @param access: which cluster.
     @param seconds: how long an answer is waited for.
     @ivar trouble: why there is no connection, or what the engine last complained about.
+    @ivar version: the connected server's; L{None} before.
     @ivar max_payload: the longest message that the connected server takes; L{None} before.
     """
 
@@ -87,6 +88,7 @@ class NatsLink:
         self._ready: asyncio.Event | None = None
         self.trouble = "not connected yet"
         self.max_payload: int | None = None
+        self.version: tuple[int, int] | None = None
 
     # --- the reactor's side ----------------------------------------------------------------
 
@@ -218,6 +220,8 @@ class NatsLink:
         assert self._client is not None
         assert self._ready is not None
         self.max_payload = self._client.max_payload
+        version = self._client.connected_server_version
+        self.version = (version.major, version.minor)
         self.trouble = ""
         self._ready.set()
 

@@ -74,6 +74,9 @@ _RETRY_SECONDS = 0.2
 # followers notices that within 10 s, and steps down.
 _BEHIND_SECONDS = 12.0
 
+# Older servers were not tried, and some took two appends on one condition (2.9.15 to 2.9.20).
+_OLDEST_SERVER = (2, 12)
+
 # What a message takes besides its payload: subject, headers, and what a front-end's lines may be
 # longer than what is gathered.
 _OVERHEAD = 1024
@@ -87,6 +90,7 @@ class ILink(Protocol):
 
     trouble: str
     max_payload: int | None
+    version: tuple[int, int] | None
 
     def start(self) -> None: ...
 
@@ -545,10 +549,20 @@ class NatsStore(Service):
             troubles=tuple(troubles),
             store_warnings=(
                 *self._weaknesses,
+                *self._old_server(),
                 *_of_replicas(self._info.get("cluster") or {}),
                 *([self._damaged] if self._damaged else []),
             ),
         )
+
+    def _old_server(self) -> list[str]:
+        version = self._link.version
+        if version is None or version >= _OLDEST_SERVER:
+            return []
+        return [
+            f"nats-server {version[0]}.{version[1]} is older than {_OLDEST_SERVER[0]}."
+            f"{_OLDEST_SERVER[1]}, and may store twice: replace it"
+        ]
 
     @property
     def title(self) -> str:

@@ -367,8 +367,10 @@ class StartTest(NatsCase):
         stream = MemoryStream()
         stream.info["config"]["num_replicas"] = 1
         stream.info["cluster"] = {"replicas": [{"name": "n2", "current": False}]}
+        stream.version = (2, 9)
         health = self.health(self.make_store(stream))
         self.assertTrue(health.ready)
-        first, second = health.warnings
+        first, second, third = health.warnings
         self.assertIn("num_replicas: 1", first)
-        self.assertIn("n2", second)
+        self.assertIn("nats-server 2.9 is older than 2.12", second)
+        self.assertIn("n2", third)

@@ -224,6 +224,17 @@ class UncertainTest(TailCase):
         self.assertEqual(self.answers(), [])
         self.assertEqual(self.proceed().previous, 9)
 
+    def test_given_up_in_flight_without_room(self) -> None:
+        """And what came later is not taken for what was in flight."""
+        self.tail.tail_read(message(7, 0, 1, b"a"), 0.0)
+        self.proceed()
+        self.tail.refuse_all(NackCode.UNAVAILABLE, "too long")
+        self.assertEqual(len(self.answers()), 1)
+        self.append(2, b"b")
+        self.tail.appended(Appended(AppendOutcome.NO_ROOM, reason="full"))
+        self.assertEqual(self.answers(), [])
+        self.assertEqual(self.proceed().first, 2)
+
 
 class JudgeTest(TailCase):
     def test_order_is_asked_again(self) -> None:
