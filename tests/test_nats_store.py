@@ -170,6 +170,17 @@ class TroubleTest(NatsCase):
         self.advance(1)
         self.assertEqual(self.successResultOf(verdict), STORED)
 
+    def test_away_is_left_alone(self) -> None:
+        """However many clients wait, an engine that is away is only asked whether it is back."""
+        store = self.make_store()
+        self.stream.away = True
+        for n in range(50):
+            self.append(store, 1, b"a", client=bytes([n] * 16))
+        self.advance(1)
+        asked = len(self.stream.requests)
+        self.advance(10)
+        self.assertLess(len(self.stream.requests) - asked, 60)
+
     def test_away_for_a_moment(self) -> None:
         """What waits is stored when the engine is back in time."""
         store = self.make_store()
