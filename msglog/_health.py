@@ -88,8 +88,7 @@ def judge(figures: Figures, limits: Limits, *, listening: bool, now: float) -> H
     warnings = []
     if figures.disk_low:
         warnings.append(
-            f"{figures.disk_free} bytes are free {figures.place}, "
-            f"fewer than {limits.min_free_bytes}"
+            f"{figures.disk_free} bytes are free {figures.room}, fewer than {limits.min_free_bytes}"
         )
     warnings += figures.store_warnings
     if figures.connections >= limits.max_connections:

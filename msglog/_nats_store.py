@@ -546,6 +546,7 @@ class NatsStore(Service):
             recovery_seconds=0.0,
             keeper="NATS",
             place="in the stream",
+            room="in the stream",
             troubles=tuple(troubles),
             store_warnings=(
                 *self._weaknesses,

@@ -23,7 +23,7 @@ from ._stdout import wait_while_read
 __all__ = ["main"]
 
 # In the order in which a person meets them.
-_COMMANDS = ("ping", "send", "tail", "cat", "verify", "stats", "bench", "ca", "stream")
+_COMMANDS = ("ping", "send", "tail", "cat", "verify", "stats", "bench", "ca", "stream", "export")
 
 
 class _Commands(click.Group):

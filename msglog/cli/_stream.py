@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
-from attrs import evolve
 
 from .._errors import StartError
-from .._nats_access import DEFAULT_STREAM, NatsAccess, TLSFiles, parse_nats
+from .._nats_access import NatsAccess
 from ._console import fail
+from ._nats_options import complete_access, nats_access
 
 __all__ = ["command"]
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-class _Url(click.ParamType):  # type: ignore[type-arg] # generic in newer versions only
-    name = "url"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> NatsAccess:
-        try:
-            return parse_nats(value)
-        except ValueError as e:
-            self.fail(str(e), param, ctx)
-
-
-def _access(function: _Function) -> _Function:
-    """The cluster, and who this is to it."""
-    for decorate in (
-        click.option("--tls-key", type=_FILE, help="PEM file: its private key."),
-        click.option("--tls-certificate", type=_FILE, help="PEM file: what to show the servers."),
-        click.option("--tls-ca", type=_FILE, help="PEM file: who issued their certificates."),
-        click.option("--credentials", type=_FILE, help="A credentials file (.creds)."),
-        click.option(
-            "--stream", default=DEFAULT_STREAM, show_default=True, help="The stream's name."
-        ),
-        click.argument("url", type=_Url()),
-    ):
-        function = decorate(function)
-    return function
-
-
-def _complete(
-    url: NatsAccess,
-    credentials: Path | None,
-    tls_ca: Path | None,
-    tls_certificate: Path | None,
-    tls_key: Path | None,
-) -> NatsAccess:
-    if tls_ca or tls_certificate or tls_key:
-        url = url.with_tls(TLSFiles(tls_ca, tls_certificate, tls_key))
-    return evolve(url, credentials=credentials)
 
 
 @click.group(name="stream")
@@ -81,7 +37,7 @@ def command() -> None:
 
 
 @command.command()
-@_access
+@nats_access
 @click.option(
     "--replicas",
     type=click.IntRange(1, 5),
@@ -102,7 +58,7 @@ def create(
     from .._nats_admin import StreamError, create_stream
     from .._stream_settings import stream_config
 
-    access = _complete(url, **files)
+    access = complete_access(url, **files)
     try:
         create_stream(access, stream_config(stream, replicas, max_bytes or -1))
     except (StreamError, StartError) as e:
@@ -112,7 +68,7 @@ def create(
 
 
 @command.command()
-@_access
+@nats_access
 @click.option(
     "--monitor",
     "monitors",
@@ -126,7 +82,7 @@ def check(url: NatsAccess, stream: str, monitors: tuple[str, ...], **files: Path
     from .._nats_admin import StreamError, read_stream, servers_sync
     from .._stream_settings import find_weaknesses
 
-    access = _complete(url, **files)
+    access = complete_access(url, **files)
     try:
         state = read_stream(access, stream)
         syncs = servers_sync(monitors)

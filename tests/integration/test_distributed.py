@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -446,3 +447,64 @@ def test_secured(make_cluster, make_front_end, tmp_path) -> None:
     assert front_end.get("/readyz")[0] == 200
     front_end.stop()
     assert "ermission" not in front_end.said()
+
+
+async def _fill(url: str, messages: int) -> None:
+    """Messages as front-ends write them, with times of two clocks."""
+    import nats
+
+    from msglog._jetstream import append_headers, subject_of
+    from msglog._records import format_fragments, format_time, opening
+    from msglog.testing import make_batch
+
+    connection = await nats.connect(url)
+    stream = connection.jetstream()
+    clients = [uuid.uuid4().bytes for _ in range(5)]
+    last = dict.fromkeys(clients, (0, 0))
+    for number in range(messages):
+        client = clients[number % 5]
+        previous, count = last[client]
+        time_ = 10**15 + 1000 * number - 10**6 * (number % 2)
+        head = opening(format_time(time_), client)
+        batch = make_batch(client, count + 1, *[b"%d" % number * 30] * 4)
+        acked = await stream.publish(
+            subject_of(client),
+            head + head.join(format_fragments(batch)),
+            headers=append_headers("MSGLOG", previous, count + 1, count + 4),
+        )
+        last[client] = acked.seq, count + 4
+    await connection.close()
+
+
+def test_export_killed(make_cluster, tmp_path) -> None:
+    """An export that is killed again and again ends byte for byte as one that was not."""
+    cluster = make_cluster(1)
+    cluster.create_stream()
+    asyncio.run(_fill(cluster.url, 4000))
+
+    def command(name: str) -> list[str]:
+        return [str(BIN / "msglog"), "export", cluster.url, str(tmp_path / name)]
+
+    whole = subprocess.run(command("whole"), capture_output=True, text=True, timeout=60)
+    assert whole.returncode == 0, whole.stderr
+    data = (tmp_path / "whole").read_bytes()
+    assert data.count(b"\n") == 16_000
+    rng, path, parts = random.Random(1), tmp_path / "killed", set()
+    for _ in range(12):
+        process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL)
+        seen = path.stat().st_size if path.exists() else -1
+        while process.poll() is None:
+            if path.exists() and path.stat().st_size > seen:
+                time.sleep(rng.random() * 0.005)
+                break
+        process.kill()
+        process.wait(10)
+        parts.add(path.stat().st_size)
+    assert len(parts) > 3  # it was killed on the way, and not only before and after
+    done = subprocess.run(command("killed"), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == data
+    checked = subprocess.run(
+        [str(BIN / "msglog"), "verify", str(path)], capture_output=True, text=True, timeout=60
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -1,0 +1,96 @@
+"""C{msglog export}: one log file out of the stream that servers with C{--store} share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import click
+
+from .._errors import StartError
+from .._nats_access import NatsAccess
+from ._console import fail
+from ._nats_options import complete_access, nats_access
+
+__all__ = ["command"]
+
+# How long the replicas may not have a message that the stream says it has, before that is an error.
+_PATIENCE_SECONDS = 15.0
+
+# How often a stream that is followed is asked for more.
+_FOLLOW_SECONDS = 1.0
+
+
+@click.command(name="export")
+@nats_access
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--follow", is_flag=True, help="Go on with what is stored later, until Ctrl-C.")
+def command(url: NatsAccess, stream: str, file: Path, follow: bool, **files: Path | None) -> None:
+    """
+    Write the messages of a stream into one log file.
+
+    FILE then has every message up to where the stream ended, in its order, as log format version 1:
+    'msglog cat', 'verify' and all others read it. Run again, it goes on where it was, also after
+    a kill or a power cut: FILE.export says how far it goes. Nothing is ever changed in the stream.
+
+    \b
+    Examples:
+      msglog export nats://n1:4222,n2:4222,n3:4222 messages.jsonl
+      msglog export nats://n1:4222 messages.jsonl --follow
+
+    \b
+    Exit status: 0, it is all there; 1, it is not; 2, the command line is wrong; 130, Ctrl-C.
+    """
+    try:
+        import nats  # noqa: F401 - to see whether it is there
+    except ImportError:
+        fail("streams need more than the server: pip install 'msglog[nats]'")
+    from .._export import ExportError
+    from .._jetstream import EngineError
+
+    access = complete_access(url, **files)
+    try:
+        asyncio.run(_export(access, stream, file.absolute(), follow))
+    except EngineError as e:
+        fail(f"{access}: {e}")
+    except (ExportError, StartError) as e:
+        fail(str(e))
+    except OSError as e:
+        fail(f"cannot write {file}: {e.strerror}")
+
+
+async def _export(access: NatsAccess, stream: str, path: Path, follow: bool) -> None:
+    from .._export import Export, ExportError
+    from .._stream_reader import StreamReader
+
+    async with StreamReader(access, stream) as reader:
+        info = await reader.info()
+        end = int(info["state"]["last_seq"])
+        export = Export(path, stream, str(info["created"]))
+        try:
+            if end < export.position.sequence:
+                raise ExportError(
+                    f"{path} goes up to message {export.position.sequence}, and the stream ends at "
+                    f"{end}: it has lost messages; keep the file"
+                )
+            lines, progress = 0, time.monotonic()
+            while follow or export.position.sequence < end:
+                messages = await reader.fetch(export.position.sequence + 1)
+                lines += export.append(messages)
+                if messages or export.position.sequence >= end:
+                    progress = time.monotonic()
+                elif time.monotonic() - progress > _PATIENCE_SECONDS:
+                    raise ExportError(
+                        f"no replica has message {export.position.sequence + 1} of the stream, "
+                        f"which ends at {end}"
+                    )
+                if not messages:
+                    # All of it, or a replica that is behind.
+                    await asyncio.sleep(_FOLLOW_SECONDS if follow else 0.1)
+            click.echo(
+                f"{path}: {lines} messages more, up to message {export.position.sequence} of the "
+                f"stream, {export.position.size} bytes"
+            )
+        finally:
+            export.close()

@@ -1,0 +1,57 @@
+"""How a command is told where NATS is, and who it is to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from attrs import evolve
+
+from .._nats_access import DEFAULT_STREAM, NatsAccess, TLSFiles, parse_nats
+
+__all__ = ["complete_access", "nats_access"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class _Url(click.ParamType):  # type: ignore[type-arg] # generic in newer versions only
+    name = "url"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> NatsAccess:
+        try:
+            return parse_nats(value)
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
+
+
+def nats_access(function: _Function) -> _Function:
+    """Add the argument URL and the options beside it; C{complete_access} takes them."""
+    for decorate in (
+        click.option("--tls-key", type=_FILE, help="PEM file: its private key."),
+        click.option("--tls-certificate", type=_FILE, help="PEM file: what to show the servers."),
+        click.option("--tls-ca", type=_FILE, help="PEM file: who issued their certificates."),
+        click.option("--credentials", type=_FILE, help="A credentials file (.creds)."),
+        click.option(
+            "--stream", default=DEFAULT_STREAM, show_default=True, help="The stream's name."
+        ),
+        click.argument("url", type=_Url()),
+    ):
+        function = decorate(function)
+    return function
+
+
+def complete_access(
+    url: NatsAccess,
+    credentials: Path | None,
+    tls_ca: Path | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+) -> NatsAccess:
+    """The URL with what the options say."""
+    if tls_ca or tls_certificate or tls_key:
+        url = url.with_tls(TLSFiles(tls_ca, tls_certificate, tls_key))
+    return evolve(url, credentials=credentials)
