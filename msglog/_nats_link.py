@@ -46,6 +46,9 @@ _RECONNECT_SECONDS = 0.2
 # How often it is looked which requests had no answer in time.
 _SWEEP_SECONDS = 0.05
 
+# How many different complaints are logged before there is a connection again.
+_MOST_SAID = 10
+
 # How long a stop waits for the connection to be closed in good order.
 _CLOSE_SECONDS = 2.0
 
@@ -86,6 +89,7 @@ class NatsLink:
         self._reply_to = ""
         self._sending: set[asyncio.Task[None]] = set()  # a loop itself keeps no task alive
         self._ready: asyncio.Event | None = None
+        self._said: set[str] = set()
         self.trouble = "not connected yet"
         self.max_payload: int | None = None
         self.version: tuple[int, int] | None = None
@@ -223,6 +227,7 @@ class NatsLink:
         version = self._client.connected_server_version
         self.version = (version.major, version.minor)
         self.trouble = ""
+        self._said.clear()
         self._ready.set()
 
     async def _disconnected(self) -> None:
@@ -232,10 +237,11 @@ class NatsLink:
         self._fail_all("the connection was lost")
 
     async def _complained(self, error: Exception) -> None:
-        words = _words(error)
-        if words != self.trouble:
-            self._from_thread(_log.warn, "NATS: {words}", words=words)
-        self.trouble = words
+        self.trouble = _words(error)
+        # Several servers that are away would take turns for hours.
+        if self.trouble not in self._said and len(self._said) < _MOST_SAID:
+            self._said.add(self.trouble)
+            self._from_thread(_log.warn, "NATS: {words}", words=self.trouble)
 
     def _wake(self) -> None:
         task = asyncio.ensure_future(self._send())

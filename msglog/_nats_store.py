@@ -161,6 +161,7 @@ class NatsStore(Service):
         # What is known of the engine.
         self._away_since: float | None = None
         self._away_reason = ""
+        self._away_said = False
         self._lost = ""
         self._broken = ""
         self._unusable = ""
@@ -393,9 +394,10 @@ class NatsStore(Service):
 
     def _engine_answered(self) -> None:
         if self._away_since is not None:
-            if self._away_seconds >= self._limits.store_answer_seconds:
-                self._log.info("NATS answers again")
+            if self._away_said:
+                self._log.info("NATS answers again, after {n:.0f} s", n=self._away_seconds)
             self._away_since = None
+            self._away_said = False
             self._pump_soon()
 
     def _engine_silent(self, reason: str) -> None:
@@ -405,9 +407,13 @@ class NatsStore(Service):
         if self._away_since is None:
             self._away_since = self._reactor.seconds()
             self._look_due = 0.0
-        if reason != self._away_reason:
-            self._log.warn("NATS does not answer: {reason}", reason=reason)
         self._away_reason = reason
+
+    def _say_away(self) -> None:
+        """Say that the engine is away, once, and not for a request that is late."""
+        if self._away_seconds >= self._limits.store_answer_seconds and not self._away_said:
+            self._away_said = True
+            self._log.warn("NATS does not answer: {reason}", reason=self._away_reason)
 
     def _see_behind(self, tail: ClientTail, last: int) -> None:
         """The engine has less of a client than it had before."""
@@ -499,6 +505,7 @@ class NatsStore(Service):
     def _tick(self) -> None:
         now = self._reactor.seconds()
         limit = self._limits.store_wait_seconds
+        self._say_away()
         for tail in list(self._busy):
             since = tail.waiting_since
             if since is not None and now - since >= limit:

@@ -18,6 +18,11 @@ A, B = bytes(range(16)), bytes(range(16, 32))
 ACCESS = parse_nats("nats://engine")
 
 
+class _Log:
+    def __init__(self, said: list[str]) -> None:
+        self.info = self.warn = lambda text, **_: said.append(text)
+
+
 class NatsCase(SynchronousTestCase):
     def make_store(self, stream: MemoryStream | None = None, **limits) -> NatsStore:
         self.clock = Clock()
@@ -169,6 +174,21 @@ class TroubleTest(NatsCase):
         verdict = self.append(store, 1, b"a")
         self.advance(1)
         self.assertEqual(self.successResultOf(verdict), STORED)
+
+    def test_away_is_said_once(self) -> None:
+        """That the engine is away, and that it is back, is one line each, whatever it says."""
+        said = []
+        store = self.make_store()
+        self.patch(store, "_log", _Log(said))
+        self.stream.away = True
+        for n in range(100):
+            self.stream.trouble = f"server {n % 3}"
+            self.advance(0.3)
+        self.stream.away = False
+        self.advance(1)
+        self.assertEqual(
+            said, ["NATS does not answer: {reason}", "NATS answers again, after {n:.0f} s"]
+        )
 
     def test_away_is_left_alone(self) -> None:
         """However many clients wait, an engine that is away is only asked whether it is back."""
