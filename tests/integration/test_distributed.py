@@ -270,7 +270,8 @@ def test_without_the_condition(make_cluster, make_front_end) -> None:
     """
     cluster = make_cluster(1)
     cluster.create_stream()
-    front_ends = [make_front_end(cluster.url, kind=Unconditional) for _ in range(2)]
+    quick = ("--store-wait-seconds", "1")
+    front_ends = [make_front_end(cluster.url, *quick, kind=Unconditional) for _ in range(2)]
     with Load(front_ends, own=0) as load:
         time.sleep(3)
     stored, wrong = load.check(cluster.url)
