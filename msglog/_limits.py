@@ -203,7 +203,7 @@ class Limits:
     max_http_connections: int = _limit(
         64,
         "connections",
-        "at a time to --http; one more is closed at once",
+        "at a time to --http; one more takes the place of the oldest that asks nothing",
         "a few scrapers and browsers; they share the process with the messages",
     )
     max_watchers: int = _limit(

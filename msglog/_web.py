@@ -91,6 +91,7 @@ class _StatusRequest(Request):
         for name, value in _HEADERS.items():
             self.setHeader(name, value)
         channel: Any = self.channel
+        channel.transport.answering = True
         if not answers_to(self.getHeader("host"), channel.site.names):
             self.write(
                 say(
@@ -107,6 +108,13 @@ class _StatusRequest(Request):
             self.finish()
         else:
             super().process()
+
+    def finish(self) -> None:
+        """The answer is written; whether it is read is the peer's affair."""
+        transport = getattr(self.channel, "transport", None)
+        if transport is not None:
+            transport.answering = False
+        super().finish()
 
     def render(self, resrc: Resource) -> None:
         """Answer, without saying which version of Twisted this is."""
@@ -211,17 +219,33 @@ class BoundedSite(Site):
         """Nothing: a scrape every few seconds would be most of the server's own log."""
 
 
+class _Connection(ProtocolWrapper):
+    """@ivar answering: whether a whole request is being answered, as a watcher's always is."""
+
+    answering = False
+
+
 class _Bounded(WrappingFactory):
-    """Closes connections above a number at once."""
+    """
+    Has a number of connections at most.  One more takes the place of the oldest that asks nothing:
+    otherwise some peers that drip their requests could keep everybody's health checks out.
+    """
 
     noisy = False
+    protocol = _Connection
 
     def __init__(self, site: Site, most: int) -> None:
         super().__init__(site)
         self._most = most
 
     def buildProtocol(self, addr: IAddress) -> ProtocolWrapper | None:  # type: ignore[override]
-        return super().buildProtocol(addr) if len(self.protocols) < self._most else None
+        if len(self.protocols) >= self._most:
+            connections: Any = self.protocols
+            idle = next((each for each in connections if not each.answering), None)
+            if idle is None:
+                return None
+            idle.abortConnection()
+        return super().buildProtocol(addr)
 
 
 def make_site(

@@ -186,11 +186,24 @@ class SiteTest(SiteCase):
         self.assertTrue(answers_to(None, set()))
 
     def test_connections_are_bounded(self) -> None:
-        """One more than there may be is closed at once, until one has gone."""
-        first, _, _ = self.connect(), self.connect(), self.connect()
-        self.assertIsNone(self.connect())
-        self.lose(first)
+        """One more than there may be takes the place of the oldest that asks nothing whole."""
+        first, second, third = self.connect(), self.connect(), self.connect()
+        first.protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1")
+        fourth = self.send("GET /livez", Host="localhost")
+        self.assertEqual(Answer(fourth.value()).code, 200)
+        self.assertEqual([each.aborted for each in (first, second, third)], [True, False, False])
+
+    def test_who_is_answered_stays(self) -> None:
+        """A watcher keeps its place; when everybody is being answered, one more is not taken."""
+        watchers = [self.send("GET /events", Host="localhost") for _ in range(2)]
+        idle = self.connect()
         self.assertIsNotNone(self.connect())
+        self.assertTrue(idle.aborted)
+        self.assertEqual([each.aborted for each in watchers], [False, False])
+        self.lose(idle)
+        for connection in self.site.protocols:
+            connection.answering = True
+        self.assertIsNone(self.connect())
 
     def test_silent_connections_end(self) -> None:
         """A connection without a request is closed."""
