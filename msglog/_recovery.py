@@ -159,11 +159,31 @@ class Recovery:
                 f"move {self._ledger_path} away to go on from what the log still has"
             )
         if not self._ends_commit(fd, coverage):
+            self._look_for_damage(fd, coverage.offset)
             raise LedgerDamaged(
                 f"{self._path} is not the log that its ledger belongs to: at byte "
                 f"{coverage.offset} no commit ends that the ledger knows. Put the right log back, "
                 f"or move {self._ledger_path} away to have it made anew from this log"
             )
+
+    def _look_for_damage(self, fd: int, end: int) -> None:
+        """
+        Say where a log is damaged in what its ledger has seen, if it is.
+
+        @raise LogDamaged: there.
+        """
+        for offset, line in Lines(lambda count, at: self._disk.read(fd, count, at), 0):
+            if offset >= end or not line.endswith(b"\n"):
+                return
+            try:
+                read_record(line)
+            except RecordError as e:
+                raise LogDamaged(
+                    f"{self._path} is damaged at byte {offset} ({e.reason}), among acknowledged "
+                    f"messages: its ledger has seen {end} bytes. Nothing was changed. Restore the "
+                    f"log from a copy; without its ledger a start would take this for the torn "
+                    f"end of a crash and cut off what follows"
+                ) from None
 
     def _ends_commit(self, fd: int, coverage: Coverage) -> bool:
         """Whether the commit that the ledger knows ends where it says."""
@@ -264,6 +284,8 @@ class Recovery:
             promise=(
                 "with --sync SECONDS some of them may have been acknowledged"
                 if lazy
+                else "without a ledger nobody knows whether they were acknowledged"
+                if joining
                 else "they were never acknowledged"
             ),
             kept=str(kept),

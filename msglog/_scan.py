@@ -152,6 +152,10 @@ class Summary:
             self.faults.append(Fault(offset, kind, reason))
 
 
+# How every record begins.
+_BEGINNING = b'{"time":"'
+
+
 def sequence_fault(client: bytes, sequence: int, last: int) -> str:
     """What is wrong with a sequence that comes after C{last} and is not the next."""
     if sequence <= last:
@@ -246,8 +250,12 @@ class _Stretch:
             summary.clients[client] = ClientRun(
                 run.first, run.offset, run.last, run.records, run.size
             )
-        if rest:
+        if rest and rest.startswith(_BEGINNING[: len(rest)]) and b"\0" not in rest:
             summary.unfinished = self._offset
+        elif rest:
+            # Neither a record that is being written nor one that was cut short.
+            reason = "what stands at the end is no record, nor the beginning of one"
+            summary.add_fault(self._offset, FaultKind.DAMAGED, reason)
         return summary
 
     def feed(self, lines: list[bytes]) -> None:

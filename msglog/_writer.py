@@ -129,6 +129,7 @@ class LogWriter:
         self._last_time = 0
         self._unsynced = False
         self._unsynced_since = 0.0
+        self._refusing = False  # the last commit found no room
         self._checkpointer: Checkpointer | None = None
         self._rotate_at = 0.0  # after a rotation that failed
         self._rotation_failed = False
@@ -285,6 +286,9 @@ class LogWriter:
             self._last_time = moment
             self._note_durable()
             ledger.settle()
+            if self._refusing:
+                self._refusing = False
+                self._log.info("messages are taken again")
             self.counts.committed(messages, len(data), self._monotonic() - began)
         return results
 
@@ -295,6 +299,9 @@ class LogWriter:
     def _refuse(self, entries: Sequence[Appending | Asking], reason: str) -> list[Verdict | int]:
         """The outcome of a commit for which there is no room."""
         self.counts.refused(self._clock())
+        if not self._refusing:
+            self._refusing = True
+            self._log.error("messages are refused: {reason}", reason=reason)
         return [
             self.ledger.refuse(entry.batch, reason) if isinstance(entry, Appending) else 0
             for entry in entries

@@ -49,6 +49,9 @@ def plainly(data: bytes) -> tuple[list[Record], list[int]]:
         except RecordError:
             damaged.append(offset)
         offset += len(line) + 1
+    rest = data[offset:]
+    if rest and (b"\0" in rest or not (rest + b'{"time":"'[len(rest) :]).startswith(b'{"time":"')):
+        damaged.append(offset)  # no record that is being written, nor one that was cut short
     return records, damaged
 
 

@@ -27,13 +27,14 @@ Ask a server for its terms, and time the answer.
 
 One ENQUIRY goes there and one TERMS comes back: which version of the protocol the server speaks,
 how long a body it takes, and its window. The server answers from its commits, so an answer says
-that it works and not only that it listens. Nothing is logged.
+that commits go on and not only that it listens (a full disk is for /readyz to say). Nothing is
+logged.
 
 \b
 Examples:
   msglog ping
   msglog ping --server log.example:7514 --count 10 --interval 0.2
-  msglog ping --quiet --timeout 2 || systemctl restart msglog
+  msglog ping --quiet --timeout 2 || echo 'msglog does not answer'
   msglog ping --json | jq .round_trip_ms
 
 \b

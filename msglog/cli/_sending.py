@@ -91,8 +91,8 @@ class Sending:
                 return 130
             except MsglogError as e:
                 fail(f"{e}; {self._so_far()}")
-            except BrokenPipeError:  # of who reads our receipts
-                raise
+            except BrokenPipeError:
+                fail(f"nobody reads the receipts any more; {self._so_far()}")
             except OSError as e:
                 fail(f"{self._name}: {e.strerror}; {self._so_far()}")
             finally:
@@ -217,8 +217,15 @@ class Sending:
         text = f"{_messages(delivery.acknowledged)} acknowledged"
         if self._spool is not None:
             waiting = f", {delivery.waiting:,} wait in {self._spool}" if delivery.waiting else ""
-            return f"{text}{waiting}; the same command goes on from here"
+            return f"{text}{waiting}; {self._how_to_go_on()}"
         return f"{text}, the last is {delivery.last}" if delivery.last else text
+
+    def _how_to_go_on(self) -> str:
+        if self._client.failure is not None:
+            return "--new-client goes on under another client id"
+        if all(each.key is not None for each in self._inputs):
+            return "the same command goes on from here"
+        return f"'msglog send --spool {self._spool} </dev/null' sends what waits"
 
     def _summary(self, seconds: float) -> str:
         acknowledged, client = self._delivery.acknowledged, self._client.client

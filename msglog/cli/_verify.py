@@ -189,7 +189,7 @@ class _Report:
             lines.append(
                 f"{self._names[v.unfinished.file]} ends in the middle of a line, "
                 f"{v.unfinished.size:,} bytes from byte {v.unfinished.offset} on: it is being "
-                f"written, or a crash tore it; never acknowledged, and no damage"
+                f"written, or a crash tore it, and then the server's next start judges it"
             )
         if not v.faults:
             lines.append("whole: nothing is damaged, missing or out of order")
