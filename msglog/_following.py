@@ -72,8 +72,10 @@ class Follower:
             if not following:
                 return
             self._note_half_line()
-            yield from self._between()
-            if not self._open():
+            # Opened first: a file that is begun and moved away between the two is found by either.
+            opened = self._open()
+            yield from self._between(opened)
+            if not opened:
                 return
 
     def _open(self) -> bool:
@@ -135,15 +137,19 @@ class Follower:
         if (self._file.size or 0) > self._offset:
             self._remark(f"{self._file.path}, now moved away, ends in the middle of a line")
 
-    def _between(self) -> Iterator[tuple[Path, int, bytes]]:
-        """Files that were begun and rotated away since the last look."""
+    def _between(self, opened: bool) -> Iterator[tuple[Path, int, bytes]]:
+        """Files that were begun and moved away since the last look, before the open one."""
         if self._time < 0:
             return  # nothing says what is older and what is newer
+        assert self._file is not None
+        begins = self._file.first_record() if opened else None
         for path in predecessors(self._path, self._remark):
             with open_log(path) as file:
                 first = file.first_record()
                 if first is None or first.time <= self._time:
                     continue
+                if begins is not None and first.time >= begins.time:
+                    continue  # the open one by its new name, or newer: a later look's
                 for offset, line in file.lines():
                     if line.endswith(b"\n"):
                         self._time = said_time(line) or self._time

@@ -268,15 +268,18 @@ def test_without_the_condition(make_cluster, make_front_end) -> None:
     The control: without the expected sequence, the same load finds repeats, with nothing killed.
     So the tests would see them.
     """
-    cluster = make_cluster(1)
-    cluster.create_stream()
     quick = ("--store-wait-seconds", "1")
-    front_ends = [make_front_end(cluster.url, *quick, kind=Unconditional) for _ in range(2)]
-    with Load(front_ends, own=0) as load:
-        time.sleep(3)
-    stored, wrong = load.check(cluster.url)
-    assert stored > 0
-    assert any("stands behind" in text for text in wrong)
+    for _ in range(6):  # chance decides when two front-ends have the same client at once
+        cluster = make_cluster(1)
+        cluster.create_stream()
+        front_ends = [make_front_end(cluster.url, *quick, kind=Unconditional) for _ in range(2)]
+        with Load(front_ends, own=0) as load:
+            time.sleep(4)
+        stored, wrong = load.check(cluster.url)
+        assert stored > 0
+        if any("stands behind" in text for text in wrong):
+            return
+    raise AssertionError("no repeat was seen")
 
 
 def test_contract(make_cluster, tmp_path) -> None:
