@@ -17,7 +17,7 @@ from ._errors import RecordError
 from ._records import MAX_LINE_BYTES
 from ._torn import read_record
 
-__all__ = ["RotatedFile", "files_beside", "first_line_of", "rotated_files"]
+__all__ = ["RotatedFile", "first_line_of", "rotated_files"]
 
 # What msglog itself keeps beside a log: no rotated files.
 _OURS = (".ledger", ".torn-")
@@ -54,7 +54,7 @@ def rotated_files(
     @param passed_over: called with each file whose first line is no record.
     """
     found = []
-    for path in files_beside(log):
+    for path in _files_beside(log):
         line = first_line(path)
         try:
             record = read_record(line)
@@ -65,7 +65,7 @@ def rotated_files(
     return sorted(found, key=lambda file: (file.time, file.path))
 
 
-def files_beside(log: Path) -> list[Path]:
+def _files_beside(log: Path) -> list[Path]:
     """Files that may have been rotated away from a log, by their names."""
     return [
         path

@@ -136,18 +136,23 @@ class Watched(Server):
         }
 
 
-@pytest.fixture
-def make_server(tmp_path):
+def _made(kind, folder):
+    """Make servers of a kind, and end them with the test."""
     servers = []
 
-    def make(*options: str) -> Server:
-        server = Server(tmp_path, *options)
+    def make(*options: str):
+        server = kind(folder, *options)
         servers.append(server)
         return server
 
     yield make
     for server in servers:
         server.kill()
+
+
+@pytest.fixture
+def make_server(tmp_path):
+    yield from _made(Server, tmp_path)
 
 
 @pytest.fixture
@@ -157,16 +162,7 @@ def server(make_server) -> Server:
 
 @pytest.fixture
 def make_watched(tmp_path):
-    servers = []
-
-    def make(*options: str) -> Watched:
-        server = Watched(tmp_path, *options)
-        servers.append(server)
-        return server
-
-    yield make
-    for server in servers:
-        server.kill()
+    yield from _made(Watched, tmp_path)
 
 
 @pytest.fixture
