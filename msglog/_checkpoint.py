@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from attrs import asdict, frozen
+from zope.interface import Attribute, Interface, implementer
 
 from ._ledger import ClientState
 
-__all__ = ["Checkpoint", "Coverage", "identify"]
+__all__ = ["Checkpoint", "Coverage", "ICheckpoint", "identify"]
 
 _VERSION = 2
 _BLOCK = 64
@@ -76,6 +77,43 @@ class Coverage:
     lazy: bool
 
 
+class ICheckpoint(Interface):
+    """All that the writer and its start do with the ledger's file."""
+
+    path: Path = Attribute("""Where it is, to name it in errors.""")
+
+    def coverage() -> Coverage | None:
+        """What the checkpoint covers; L{None} if it never covered anything."""
+
+    def load(client: bytes) -> ClientState | None:
+        """A client's state; L{None} if the checkpoint does not know it."""
+
+    def write(
+        dirty: dict[bytes, ClientState],
+        coverage: Coverage | None,
+        written: dict[bytes, tuple[ClientState, int]],
+        *,
+        durable: bool,
+    ) -> Generator[None, None, None]:
+        """
+        Bring the checkpoint up to date, in steps between which the log may go on.
+
+        Nothing of it is seen by a later start before the last step is done.
+
+        @param dirty: every client that changed since the last checkpoint.  Clients may go on
+            while this is written: their rows are then ahead of the coverage, never behind.
+        @param coverage: what the log was when this began; L{None} to leave it as it is, which
+            only frees memory.
+        @param written: filled with what was written of each client.
+        @param durable: whether the last step waits until all is on the disk.
+        @raise sqlite3.Error: it could not be written; the last complete one still stands.
+        """
+
+    def close() -> None:
+        """Let the file go."""
+
+
+@implementer(ICheckpoint)
 class Checkpoint:
     """
     @raise sqlite3.Error: the file is no database, or is damaged, or locked by another process.
@@ -112,7 +150,7 @@ class Checkpoint:
         return row and row[0]
 
     def coverage(self) -> Coverage | None:
-        """What the checkpoint covers; L{None} if it never covered anything."""
+        """See L{ICheckpoint.coverage}."""
         if self._meta("version") is None:
             return None
         return Coverage(
@@ -124,7 +162,7 @@ class Checkpoint:
         )
 
     def load(self, client: bytes) -> ClientState | None:
-        """A client's state; L{None} if the checkpoint does not know it (8 µs)."""
+        """See L{ICheckpoint.load} (8 µs)."""
         row = self._db.execute(
             "SELECT last, recent FROM clients WHERE client = ?", (client,)
         ).fetchone()
@@ -151,19 +189,7 @@ class Checkpoint:
         *,
         durable: bool,
     ) -> Generator[None, None, None]:
-        """
-        Bring the checkpoint up to date, in steps between which the log may go on.
-
-        Nothing of it is seen by a later start before the last step is done.
-
-        @param dirty: every client that changed since the last checkpoint.  Clients may go on
-            while this is written: their rows are then ahead of the coverage, never behind.
-        @param coverage: what the log was when this began; L{None} to leave it as it is, which
-            only frees memory.
-        @param written: filled with what was written of each client.
-        @param durable: whether the last step waits until all is on the disk.
-        @raise sqlite3.Error: it could not be written; the last complete one still stands.
-        """
+        """See L{ICheckpoint.write}."""
         db = self._db
         db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         db.execute("BEGIN IMMEDIATE")

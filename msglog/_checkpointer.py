@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 
 from twisted.logger import Logger
 
-from ._checkpoint import Checkpoint, Coverage
+from ._checkpoint import Coverage, ICheckpoint
 from ._ledger import ClientState, Ledger
 from ._limits import Limits
 
@@ -33,7 +33,7 @@ class Checkpointer:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: ICheckpoint,
         ledger: Ledger,
         limits: Limits,
         coverage: Callable[[], Coverage],

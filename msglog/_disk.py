@@ -1,5 +1,6 @@
 """
-The system calls that the log is written with, in one place, so that a test can make each fail.
+The system calls that the log is written with, in one place: a test can make each fail, or keep
+what was written and synced in memory, and see what a power cut leaves of it.
 
 What fails is raised as the C{OSError} it is; what that means is the writer's to say.
 """
@@ -10,25 +11,89 @@ import fcntl
 import os
 from pathlib import Path
 
-__all__ = ["Disk"]
+from zope.interface import Interface, implementer
+
+__all__ = ["Disk", "IDisk"]
 
 # The log may hold what not everybody on the machine should read.
 _MODE = 0o640
 
 
+class IDisk(Interface):
+    """
+    All that the writer, its rotation and its start do with files, but for the ledger's database
+    (L{ICheckpoint<msglog._checkpoint.ICheckpoint>}).
+
+    What is not synced may be lost in a power cut, wholly or in parts, in any order.
+    """
+
+    def open(path: Path) -> int:
+        """Open a file for reading and appending, made if it does not exist."""
+
+    def open_to_read(path: Path) -> int:
+        """Open a file that exists, for reading."""
+
+    def close(fd: int) -> None:
+        """Close a file, and so give up its lock."""
+
+    def lock(fd: int) -> bool:
+        """Take the exclusive lock of a file; whether it was free."""
+
+    def size(fd: int) -> int:
+        """The length of an open file in bytes."""
+
+    def names(path: Path, fd: int) -> bool:
+        """Whether a name leads to this open file."""
+
+    def beside(path: Path) -> list[Path]:
+        """The regular files whose names begin with that of C{path} and are longer."""
+
+    def space(folder: Path) -> tuple[int, int]:
+        """Bytes of a folder's disk: those that this user may still write, and all."""
+
+    def read(fd: int, count: int, offset: int) -> bytes:
+        """At most C{count} bytes from C{offset}; empty at the end."""
+
+    def write(fd: int, data: bytes | memoryview) -> int:
+        """Append; how many bytes were taken, which may be fewer."""
+
+    def sync(fd: int) -> None:
+        """Wait until what was written to a file, and its length, is on the disk."""
+
+    def cut(fd: int, size: int) -> None:
+        """Cut a file to a length."""
+
+    def take_name(path: Path) -> None:
+        """Make an empty file under a name that must be free, so that nothing there is replaced."""
+
+    def rename(old: Path, new: Path) -> None:
+        """Give a file another name, and take that from whatever has it."""
+
+    def remove(path: Path) -> None:
+        """Delete a file."""
+
+    def sync_folder(path: Path) -> None:
+        """Wait until a folder's names are on the disk."""
+
+
+@implementer(IDisk)
 class Disk:
     """Files, for real.  Stateless."""
 
     def open(self, path: Path) -> int:
-        """Open a file for reading and appending, made if it does not exist."""
+        """See L{IDisk.open}."""
         return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
 
+    def open_to_read(self, path: Path) -> int:
+        """See L{IDisk.open_to_read}."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
     def close(self, fd: int) -> None:
-        """Close a file, and so give up its lock."""
+        """See L{IDisk.close}."""
         os.close(fd)
 
     def lock(self, fd: int) -> bool:
-        """Take the exclusive lock of a file; whether it was free."""
+        """See L{IDisk.lock}."""
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -36,64 +101,63 @@ class Disk:
         return True
 
     def size(self, fd: int) -> int:
-        """The length of an open file in bytes."""
+        """See L{IDisk.size}."""
         return os.fstat(fd).st_size
 
     def names(self, path: Path, fd: int) -> bool:
-        """Whether a name leads to this open file."""
+        """See L{IDisk.names}."""
         try:
             named = os.stat(path)
         except FileNotFoundError:
             return False
         return os.path.samestat(named, os.fstat(fd))
 
+    def beside(self, path: Path) -> list[Path]:
+        """See L{IDisk.beside}."""
+        with os.scandir(path.parent) as entries:
+            return [
+                path.parent / entry.name
+                for entry in entries
+                if entry.name.startswith(path.name) and entry.name != path.name and entry.is_file()
+            ]
+
     def space(self, folder: Path) -> tuple[int, int]:
-        """Bytes of a folder's disk: those that this user may still write, and all."""
+        """See L{IDisk.space}."""
         found = os.statvfs(folder)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     def read(self, fd: int, count: int, offset: int) -> bytes:
-        """At most C{count} bytes from C{offset}; empty at the end."""
+        """See L{IDisk.read}."""
         return os.pread(fd, count, offset)
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
-        """Append; how many bytes were taken, which may be fewer."""
+        """See L{IDisk.write}."""
         return os.write(fd, data)
 
     def sync(self, fd: int) -> None:
-        """Wait until what was written is on the disk."""
+        """See L{IDisk.sync}."""
         os.fdatasync(fd)
 
     def cut(self, fd: int, size: int) -> None:
-        """Cut a file to a length."""
+        """See L{IDisk.cut}."""
         os.ftruncate(fd, size)
 
     def take_name(self, path: Path) -> None:
-        """Make an empty file under a name that must be free, so that nothing there is replaced."""
+        """See L{IDisk.take_name}."""
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
 
     def rename(self, old: Path, new: Path) -> None:
-        """Give a file another name, and take that from whatever has it."""
+        """See L{IDisk.rename}."""
         os.rename(old, new)
 
     def remove(self, path: Path) -> None:
-        """Delete a file."""
+        """See L{IDisk.remove}."""
         os.unlink(path)
 
     def sync_folder(self, path: Path) -> None:
-        """Wait until a folder's names are on the disk."""
+        """See L{IDisk.sync_folder}."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def keep(self, path: Path, data: bytes) -> None:
-        """Add to a file that something is kept aside in, and wait until it is on the disk."""
-        fd = self.open(path)
-        try:
-            while data:
-                data = data[os.write(fd, data) :]
             os.fsync(fd)
         finally:
             os.close(fd)

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ._disk import Disk
 from ._errors import LogUnreadable, RecordError
 from ._records import MAX_LINE_BYTES, Record, parse_line
 from ._rotation import RotatedFile, rotated_files
@@ -236,7 +237,7 @@ def predecessors(log: Path, remark: Callable[[str], None]) -> list[Path]:
     reasons: dict[Path, str] = {}
     own = first_line(log)
     found: dict[bytes, RotatedFile] = {}
-    for file in rotated_files(log, first_line, pass_over):
+    for file in rotated_files(log, Disk().beside(log), first_line, pass_over):
         if file.first != own and (file.first not in found or not _is_compressed(file.path)):
             found[file.first] = file
     return [file.path for file in sorted(found.values(), key=lambda file: file.time)]

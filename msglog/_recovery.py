@@ -7,18 +7,28 @@ Nothing is changed here but one thing: what a crash tore at the end is kept asid
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from attrs import define, frozen
 from twisted.logger import Logger
 
 from ._checkpoint import Coverage, identify
-from ._disk import Disk
+from ._disk import IDisk
 from ._errors import LedgerDamaged, LogDamaged, LogLocked, RecordError
 from ._ledger import Ledger, ReplayError
 from ._records import format_time
-from ._rotation import RotatedFile, first_line_of, rotated_files
-from ._torn import Damage, Lines, judge_damage, last_line, read_record, said_time
+from ._rotating import first_line_of
+from ._rotation import RotatedFile, rotated_files
+from ._torn import (
+    Damage,
+    Lines,
+    first_line,
+    judge_damage,
+    last_line,
+    read_record,
+    said_time,
+)
 
 __all__ = ["Recovered", "Recovery"]
 
@@ -67,7 +77,7 @@ class Recovery:
         self,
         path: Path,
         ledger_path: Path,
-        disk: Disk,
+        disk: IDisk,
         ledger: Ledger,
         clock: Callable[[], float],
         spill: Callable[[], None],
@@ -132,13 +142,12 @@ class Recovery:
 
     def _first_line(self, fd: int) -> bytes:
         """The first line of a file, if it is a record."""
-        for _, line in Lines(lambda count, at: self._disk.read(fd, min(count, 65536), at), 0):
-            try:
-                read_record(line)
-            except RecordError:
-                break
-            return line
-        return b""
+        line = first_line(lambda count, at: self._disk.read(fd, count, at))
+        try:
+            read_record(line)
+        except RecordError:
+            return b""
+        return line
 
     def _may_be_begun_anew(self, fd: int, size: int, coverage: Coverage) -> bool:
         """
@@ -197,7 +206,10 @@ class Recovery:
 
     def _rotated(self) -> list[RotatedFile]:
         """Files beside the log that were rotated away from it, oldest first."""
-        return rotated_files(self._path, first_line_of, self._pass_over)
+        disk, log = self._disk, self._path
+        return rotated_files(
+            log, disk.beside(log), lambda path: first_line_of(disk, path), self._pass_over
+        )
 
     def _pass_over(self, path: Path) -> None:
         if path.suffix in {".gz", ".xz", ".bz2", ".zst"}:
@@ -206,18 +218,19 @@ class Recovery:
     def _finish_rotated(self, coverage: Coverage) -> None:
         """Read the rest of the log that was rotated away before the ledger had all of it."""
         # A copy that was made earlier begins with the same line; the longest one is the log.
-        candidates = [
-            file.path for file in self._rotated() if identify(file.first) == coverage.file
-        ]
-        for path in sorted(candidates, key=lambda path: path.stat().st_size, reverse=True):
-            fd = self._disk.open(path)
-            try:
-                whole = self._ends_commit(fd, coverage)
-            finally:
-                self._disk.close(fd)
-            if whole:
-                self._replay_rotated(path, coverage.offset, joining=False, lazy=coverage.lazy)
-                return
+        candidates = []
+        for file in self._rotated():
+            if identify(file.first) == coverage.file:
+                fd = self._disk.open_to_read(file.path)
+                try:
+                    if self._ends_commit(fd, coverage):
+                        candidates.append((self._disk.size(fd), file.path))
+                finally:
+                    self._disk.close(fd)
+        if candidates:
+            _, path = max(candidates)
+            self._replay_rotated(path, coverage.offset, joining=False, lazy=coverage.lazy)
+            return
         raise LedgerDamaged(
             f"the server was killed before its ledger had all of the log, and that log is neither "
             f"{self._path} nor whole beside it under a name that begins with {self._path.name}. "
@@ -296,15 +309,27 @@ class Recovery:
         stamp = format_time(int(self._clock() * 1e6)).decode().replace(":", "")
         kept = path.with_name(f"{path.name}.torn-{stamp}")
         try:
-            while chunk := self._disk.read(fd, 1 << 22, offset):
-                self._disk.keep(kept, chunk)
-                offset += len(chunk)
+            self._copy(fd, offset, kept)
         except OSError:
             # Each start on a full disk would leave another one.
-            kept.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                self._disk.remove(kept)
             raise
         self._disk.sync_folder(self._path.parent)
         return kept
+
+    def _copy(self, fd: int, offset: int, path: Path) -> None:
+        """Copy what a file has from an offset on, and wait until it is on the disk."""
+        disk = self._disk
+        copy = disk.open(path)
+        try:
+            while chunk := disk.read(fd, 1 << 22, offset):
+                offset += len(chunk)
+                while chunk:
+                    chunk = chunk[disk.write(copy, chunk) :]
+            disk.sync(copy)
+        finally:
+            disk.close(copy)
 
     def _replay_line(self, path: Path, offset: int, line: bytes, joining: bool) -> None:
         record = read_record(line)

@@ -18,14 +18,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from ._disk import Disk
+from ._disk import IDisk
 from ._errors import RecordError
 from ._records import Record
-from ._rotation import first_line_of, rotated_files
+from ._rotation import rotated_files
 from ._rotation_rule import expendable
-from ._torn import last_line, read_record
+from ._torn import first_line, last_line, read_record
 
-__all__ = ["NoLog", "delete_old", "move_aside"]
+__all__ = ["NoLog", "delete_old", "first_line_of", "move_aside"]
 
 
 class NoLog(Exception):
@@ -33,7 +33,7 @@ class NoLog(Exception):
 
 
 def move_aside(
-    disk: Disk,
+    disk: IDisk,
     log: Path,
     rotated: Path,
     sync_folder: Callable[[], None],
@@ -67,7 +67,7 @@ def move_aside(
         raise
 
 
-def delete_old(disk: Disk, log: Path, keep: int, last: Callable[[bytes], int]) -> list[Path]:
+def delete_old(disk: IDisk, log: Path, keep: int, last: Callable[[bytes], int]) -> list[Path]:
     """
     Delete the files that a log was rotated into, but for the newest, if the ledger has them.
 
@@ -76,8 +76,10 @@ def delete_old(disk: Disk, log: Path, keep: int, last: Callable[[bytes], int]) -
     @raise OSError: one could not be deleted.
     """
     deleted = []
-    beside = [file.path for file in rotated_files(log, first_line_of, lambda path: None)]
-    for path in expendable(log, beside, keep):
+    beside = rotated_files(
+        log, disk.beside(log), lambda path: first_line_of(disk, path), lambda path: None
+    )
+    for path in expendable(log, (file.path for file in beside), keep):
         record = _last_record(disk, path)
         # Who knows a file's last record knows those before it.
         if record is not None and last(record.client) >= record.sequence:
@@ -86,8 +88,17 @@ def delete_old(disk: Disk, log: Path, keep: int, last: Callable[[bytes], int]) -
     return deleted
 
 
-def _last_record(disk: Disk, path: Path) -> Record | None:
-    fd = disk.open(path)
+def first_line_of(disk: IDisk, path: Path) -> bytes:
+    """The line that a file begins with; at most as long as a record can be."""
+    fd = disk.open_to_read(path)
+    try:
+        return first_line(lambda count, at: disk.read(fd, count, at))
+    finally:
+        disk.close(fd)
+
+
+def _last_record(disk: IDisk, path: Path) -> Record | None:
+    fd = disk.open_to_read(path)
     try:
         size = disk.size(fd)
         if not size:

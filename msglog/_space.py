@@ -6,7 +6,7 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from ._disk import Disk
+from ._disk import IDisk
 
 __all__ = ["FreeSpace"]
 
@@ -28,7 +28,7 @@ class FreeSpace:
 
     _log = Logger()
 
-    def __init__(self, path: Path, least: int, disk: Disk) -> None:
+    def __init__(self, path: Path, least: int, disk: IDisk) -> None:
         self._path = path
         self.least = least
         self._disk = disk

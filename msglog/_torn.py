@@ -18,9 +18,19 @@ from attrs import define, frozen
 from ._errors import RecordError
 from ._records import MAX_LINE_BYTES, Record, parse_line, parse_time
 
-__all__ = ["Damage", "Lines", "judge_damage", "last_line", "read_record", "said_time"]
+__all__ = [
+    "Damage",
+    "Lines",
+    "first_line",
+    "judge_damage",
+    "last_line",
+    "read_record",
+    "said_time",
+]
 
 _CHUNK = 4 * 1024 * 1024
+# Most lines are shorter; a longer one takes another read.
+_LINE_CHUNK = 65536
 _TIME_PREFIX = b'{"time":"'
 
 Read = Callable[[int, int], bytes]
@@ -65,10 +75,17 @@ class Lines:
             yield begin, b"".join(rest)
 
 
+def first_line(read: Read) -> bytes:
+    """The line that a file begins with, or as much of it as a record can be long."""
+    for _, line in Lines(lambda count, at: read(min(count, _LINE_CHUNK), at), 0):
+        return line
+    return b""
+
+
 def last_line(read: Read, end: int) -> bytes:
     """The line that ends at an offset above 0, or as much of it as a record can be long."""
     back = min(end, MAX_LINE_BYTES)
-    step = 65536
+    step = _LINE_CHUNK
     while True:
         step = min(step, back)
         tail = read(step, end - step)

@@ -29,10 +29,10 @@ from attrs import define
 from twisted.logger import Logger
 
 from ._batch import Batch, Verdict
-from ._checkpoint import Checkpoint, Coverage, identify
+from ._checkpoint import Checkpoint, Coverage, ICheckpoint, identify
 from ._checkpointer import Checkpointer
 from ._counts import CommitCounts
-from ._disk import Disk
+from ._disk import Disk, IDisk
 from ._errors import (
     LedgerDamaged,
     LogLocked,
@@ -92,6 +92,8 @@ class LogWriter:
     @param sync: 0 to wait for the disk in every commit; otherwise the seconds within which
         a commit that was already acknowledged reaches it.
     @param rotation: when to go on in a new file of its own accord.
+    @param disk: where the files are.
+    @param checkpoint: opens the ledger's file; takes its path and the window.
     @param clock: seconds since 1970.
     @param monotonic: seconds, for intervals.
     @ivar counts: see L{CommitCounts}; of this and the next, others read single numbers only.
@@ -109,7 +111,8 @@ class LogWriter:
         sync: float = 0.0,
         *,
         rotation: RotationRule | None = None,
-        disk: Disk | None = None,
+        disk: IDisk | None = None,
+        checkpoint: Callable[[Path, int], ICheckpoint] = Checkpoint,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -118,7 +121,8 @@ class LogWriter:
         self._limits = limits
         self._lazy = sync
         self._rotation = rotation or RotationRule()
-        self._disk = disk or Disk()
+        self._disk: IDisk = disk or Disk()
+        self._open_checkpoint = checkpoint
         self._clock = clock
         self._monotonic = monotonic
         self._state = _State.CLOSED
@@ -183,7 +187,7 @@ class LogWriter:
         self._fd = self._open_locked()
         # Not what an earlier life of this object had staged when its disk failed.
         self.ledger = self._new_ledger()
-        checkpoint = Checkpoint(self.ledger_path, self._limits.window)
+        checkpoint = self._open_checkpoint(self.ledger_path, self._limits.window)
         self._checkpointer = Checkpointer(
             checkpoint, self.ledger, self._limits, self._coverage, self._sync, self._monotonic
         )

@@ -252,13 +252,6 @@ class FaultyDisk(Disk):
         self._call("remove")
         super().remove(path)
 
-    def keep(self, path: Path, data: bytes) -> None:
-        """Keep aside, or fail when a part of it is kept."""
-        if "keep" in self.errors:
-            super().keep(path, data[:5])
-        self._fail("keep")
-        super().keep(path, data)
-
 
 class StoreContract:
     """

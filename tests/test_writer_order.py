@@ -297,8 +297,8 @@ class Starts(Case):
         self.crash()
         with self.log.open("ab") as log:
             log.write(b'{"time":"2026-' * 3)
-        self.disk.errors["keep"] = errno.ENOSPC
         for _ in range(3):
+            self.disk.room = 5
             self.now += 1
             with self.assertRaises(Exception) as caught:
                 self.open()
