@@ -153,10 +153,10 @@ class StepWorker:
     """A writer's thread that is none: work waits until C{step} is called."""
 
     def __init__(self, reactor: object = None) -> None:
-        self._work: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
+        self._work: list[tuple[Callable[[], Any], Callable[[Any], object]]] = []
         self.stopped = False
 
-    def do(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    def do(self, work: Callable[[], Any], done: Callable[[Any], object]) -> None:
         """Keep work for a later step."""
         self._work.append((work, done))
 

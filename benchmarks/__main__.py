@@ -1,0 +1,45 @@
+"""C{python -m benchmarks}: the commands, each imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+# By name, in the order in which a person meets them: the module.
+_COMMANDS = {"cost": "_cost"}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"benchmarks.{_COMMANDS[cmd_name]}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def _benchmarks() -> Any:
+    """Measure msglog on this machine: beside other systems, as it grows, and what it costs."""
+
+
+def main() -> None:
+    """Run the command, and end the process with its status."""
+    try:
+        status = _benchmarks.main(prog_name="python -m benchmarks", standalone_mode=False)
+    except click.exceptions.Abort:
+        status = 130
+    except click.ClickException as e:
+        e.show()
+        status = e.exit_code
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

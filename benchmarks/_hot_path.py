@@ -1,0 +1,181 @@
+"""
+The way of a message through the server, walked a fixed number of times in one thread: what
+L{benchmarks._cost} counts the instructions of.
+
+Real: sockets, reactor, protocol, admission, lines, commit on a file, ledger, answers.  Not real,
+so that two runs do the same: the writer's thread is stepped, clocks stand still, the garbage
+collector is off, and clients are in this process too (C{sendall} and C{recv} in C, a thousandth
+of the whole).  Unix sockets, because what is sent over them has arrived when C{send} returns.
+
+Prints the marks that it passes, one a line.  At each it calls C{getppid}, which nothing else does,
+and valgrind begins a new count there.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+from pathlib import Path
+from struct import Struct
+from typing import Any
+
+from msglog import FileStore, Limits, MessageLogFactory
+from msglog._frames import FRAME_BYTES, encode_message
+from msglog._writer import LogWriter
+from msglog.testing import StepWorker
+
+__all__ = ["SHAPES", "WALKS", "Shape"]
+
+BODY = b"the quick brown fox jumps over the lazy dog. " * 6
+SIZE = 256
+
+# A moment for clocks that stand still: 2026-01-01.
+_NOW = 1_767_225_600.0
+
+# Walks before those that are counted: everything is imported, cached and specialised by then.
+_FIRST_WALKS = 12
+
+
+class Shape:
+    """So many connections, each of which sends so many messages in one piece, and waits."""
+
+    def __init__(self, connections: int, messages: int, walks: int) -> None:
+        self.connections, self.messages, self.walks = connections, messages, walks
+
+    @property
+    def counted(self) -> int:
+        """Messages that are counted."""
+        return self.connections * self.messages * self.walks
+
+
+SHAPES = {
+    "1 message a read": Shape(1, 1, 300),
+    "100 connections x 1": Shape(100, 1, 20),
+    "200 messages a read": Shape(1, 200, 20),
+}
+
+# What is marked, in order: the shapes, and work that has nothing to do with msglog.
+WALKS = (*SHAPES, "reference")
+
+
+class _Server:
+    """A server in this thread, and its clients."""
+
+    def __init__(self, folder: Path) -> None:
+        # Not above: whoever wants to know the shapes needs no reactor.
+        from twisted.internet import reactor
+
+        self._reactor: Any = reactor
+        self._address = str(folder / "socket")
+        limits = Limits()
+        self._workers: list[StepWorker] = []
+        writer = LogWriter(
+            folder / "messages.jsonl", limits, clock=lambda: _NOW, monotonic=lambda: 0.0
+        )
+        self._reactor.seconds = lambda: _NOW
+        self._store = FileStore(
+            self._reactor, folder / "messages.jsonl", limits, writer=writer, worker=self._worker
+        )
+        self._store.startService()
+        self._factory = MessageLogFactory(self._reactor, self._store, limits)
+        self._reactor.listenUNIX(self._address, self._factory, backlog=128)
+
+    def _worker(self, reactor: Any) -> StepWorker:
+        self._workers.append(StepWorker())
+        return self._workers[-1]
+
+    def connect(self) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(self._address)
+        return client
+
+    def answer(self, messages: int) -> None:
+        """Go on until so many more messages are acknowledged."""
+        counts, iterate, worker = self._factory.counts, self._reactor.iterate, self._workers[0]
+        due = counts.acked + messages
+        while counts.acked < due:
+            iterate(0)
+            worker.step()
+        iterate(0)  # answers that are gathered go out in the next turn
+
+
+def _walk(server: _Server, name: str) -> None:
+    """A shape's walks, with a mark before those that are counted and one after."""
+    shape = SHAPES[name]
+    walks = shape.walks + _FIRST_WALKS
+    body = BODY[:SIZE]
+    clients = []
+    for number in range(shape.connections):
+        client = bytes([len(name), number]) * 8
+        pieces = [
+            b"".join(
+                encode_message(client, walk * shape.messages + n, body)
+                for n in range(1, shape.messages + 1)
+            )
+            for walk in range(walks)
+        ]
+        clients.append((server.connect(), pieces))
+    answers = FRAME_BYTES * shape.messages
+    gc.collect()
+    for walk in range(walks):
+        if walk == _FIRST_WALKS:
+            _mark(name)
+        for connection, pieces in clients:
+            connection.sendall(pieces[walk])
+        server.answer(shape.connections * shape.messages)
+        for connection, _ in clients:
+            if len(connection.recv(answers, socket.MSG_WAITALL)) != answers:
+                sys.exit("the server closed a connection")
+    _mark("")
+    for connection, _ in clients:
+        connection.close()
+
+
+class _Work:
+    def __init__(self) -> None:
+        self.done: dict[bytes, int] = {}
+
+    def do(self, key: bytes, number: int) -> int:
+        self.done[key] = self.done.get(key, 0) + number
+        return len(key) + number
+
+
+def reference() -> None:
+    """
+    What a Python program does in general: calls, attributes, dictionaries, bytes, a little C.
+
+    Another build of Python needs more or fewer instructions for this as it does for everything.
+    """
+    pack, work, total = Struct(">IQ").pack, _Work(), 0
+    for number in range(4000):
+        key = pack(number % 100, number)[:6]
+        total += work.do(key, number)
+        parts = [b'{"n":%d}' % total, key, b"x" * (number % 7)]
+        if len(b"".join(parts)) > 1000:
+            raise AssertionError
+
+
+def _mark(name: str) -> None:
+    """Have a new count begun; an empty name ends one that is of interest."""
+    if name:
+        print(name, flush=True)
+    os.getppid()
+
+
+def main(folder: Path) -> None:
+    gc.disable()
+    server = _Server(folder)
+    for name in SHAPES:
+        _walk(server, name)
+    reference()
+    _mark("reference")
+    reference()
+    _mark("")
+    # Without a goodbye: nobody wants to wait for an interpreter's end at a fortieth of its speed.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
