@@ -19,7 +19,7 @@ import socket
 import sys
 from pathlib import Path
 from struct import Struct
-from typing import Any
+from typing import Any, cast
 
 from msglog import FileStore, Limits, MessageLogFactory
 from msglog._frames import FRAME_BYTES, encode_message
@@ -67,7 +67,7 @@ class _Server:
         # Not above: whoever wants to know the shapes needs no reactor.
         from twisted.internet import reactor
 
-        self._reactor: Any = reactor
+        self._reactor = cast(Any, reactor)  # epoll's, which has no type of its own
         self._address = str(folder / "socket")
         limits = Limits()
         self._workers: list[StepWorker] = []
