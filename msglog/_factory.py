@@ -20,7 +20,7 @@ from ._counts import ConnectionCounts
 from ._limits import Limits
 from ._protocol import LINGER_SECONDS, STOP_LINGER_SECONDS, UNDURABLE, MessageLogProtocol
 from ._sockets import SocketReader
-from .interfaces import IStore
+from .interfaces import IGatheringStore, IStore
 
 __all__ = ["MessageLogFactory"]
 
@@ -120,7 +120,11 @@ class MessageLogFactory(Factory):
     def reader_for(self, transport: Any) -> SocketReader:
         """What reads a plain socket."""
         if self._reader is None:
-            self._reader = SocketReader(transport.reactor)
+            began: Callable[[], object] = _nothing
+            ended: Callable[[], object] = _nothing
+            if IGatheringStore.providedBy(self.store):
+                began, ended = self.store.gather, self.store.commit
+            self._reader = SocketReader(transport.reactor, began, ended)
         return self._reader
 
     def tune(self, transport: Any) -> None:
@@ -241,6 +245,10 @@ class MessageLogFactory(Factory):
         if self._stopped is not None and not self.connections:
             stopped, self._stopped = self._stopped, None
             stopped.callback(None)
+
+
+def _nothing() -> None:
+    """What a store is told that does not want to know."""
 
 
 def _host(peer: IAddress) -> str:

@@ -136,21 +136,18 @@ class FrameDecoder:
     - past a malformed frame (C{_ignore}): nothing that follows can be trusted to be a frame.
 
     @param max_body: the longest body to take, in bytes.
+    @ivar partial: whether a frame has begun to arrive and is not complete.
     """
 
-    __slots__ = ("_max_length", "_missing", "_pieces", "_state")
+    __slots__ = ("_max_length", "_missing", "_pieces", "_state", "partial")
 
     def __init__(self, max_body: int) -> None:
         self._max_length = HEADER_BYTES + max_body
         self._pieces: list[bytes] = []
         self._missing = 0
+        self.partial = False
         # Functions, not bound methods: those would tie each connection into a reference cycle.
         self._state: Callable[[FrameDecoder, bytes], list[Event]] = FrameDecoder._parse
-
-    @property
-    def partial(self) -> bool:
-        """Whether a frame has begun to arrive and is not complete."""
-        return bool(self._pieces) or self._missing > 0
 
     def feed(self, data: bytes) -> list[Event]:
         """Take the next bytes of the connection; return what they completed, in order."""
@@ -159,6 +156,7 @@ class FrameDecoder:
     def _parse(self, data: bytes) -> list[Event]:
         if self._pieces:
             data = self._pieces.pop() + data
+        self.partial = False
         events: list[Event] = []
         unpack, crc, max_length = _FRAME.unpack_from, crc32c, self._max_length
         run_client: bytes | None = None
@@ -193,6 +191,7 @@ class FrameDecoder:
                 if end > have:
                     self._pieces.append(data[at:])
                     self._missing = end - have
+                    self.partial = True
                     self._state = FrameDecoder._gather
                     return events
                 event = _judge(data[at:end], checksum, kind, client, sequence)
@@ -201,6 +200,7 @@ class FrameDecoder:
                 event = fault
                 if end > have:
                     self._missing = end - have
+                    self.partial = True
                     self._state = FrameDecoder._discard
                     return [*events, event]
                 at = end
@@ -220,6 +220,7 @@ class FrameDecoder:
                 return events
         if at < have:
             self._pieces.append(data[at:])
+            self.partial = True
         return events
 
     def _gather(self, data: bytes) -> list[Event]:

@@ -156,8 +156,17 @@ class Ledger:
         @return: the index of the first message that is to be written (C{len(batch)} if none is),
             and the verdict if the commit succeeds.
         """
-        state = self._find(batch.client)
-        if self.exhausted and batch.client not in self._clients:
+        known = self._clients.get(batch.client)
+        if known is not None and batch.first == known.last + 1:
+            # Nearly every batch is this, and judged in half the time.
+            checksums = batch.checksums
+            self._staged.append((batch.client, known, known.last))
+            known.last += len(checksums)
+            known.checksums.extend(checksums)
+            self.memory += CHECKSUM_BYTES * len(checksums)
+            return 0, STORED
+        state = known or self._find(batch.client)
+        if known is None and self.exhausted:
             return len(batch), self.refuse(batch, "the ledger cannot be written and is full")
         start, verdict = judge(state, batch, self.window)
         if start < len(batch.checksums):

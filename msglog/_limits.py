@@ -142,7 +142,7 @@ class Limits:
     max_commit_bytes: int = _limit(
         16 * MIB,
         "bytes",
-        "of messages that one commit takes",
+        "of lines that one commit writes",
         "larger ones gain nothing and let the first message wait for the last",
     )
     ledger_memory: int = _limit(

@@ -81,7 +81,9 @@ class _State(enum.Enum):
     LOST = enum.auto()
 
 
-_READING = (_State.OPEN, _State.ENDING)
+# As globals: an enum's attribute costs 0.13 µs each time on CPython 3.11, and a global 0.01.
+_OPEN, _ENDING, _LINGERING, _LOST = _State
+_READING = (_OPEN, _ENDING)
 
 # Why a connection is not read, as bits.  (Plain numbers: an enum's "&" costs 0.4 µs.)
 _UNANSWERED = 1
@@ -157,7 +159,7 @@ class MessageLogProtocol(Int32StringReceiver):
     def connectionMade(self) -> None:
         """Begin, unless there are too many connections."""
         factory, transport = self.factory, self.transport
-        self._state = _State.OPEN
+        self._state = _OPEN
         self._peer_done = False
         self._held = 0
         self._owed: deque[_Owed] = deque()
@@ -173,7 +175,7 @@ class MessageLogProtocol(Int32StringReceiver):
             kind, reason = refusal
             transport.write(encode_nack(_NOBODY, 0, NackCode.UNAVAILABLE, 0, reason))
             transport.loseConnection()
-            self._state = _State.LOST
+            self._state = _LOST
             factory.turned_away.add(self)
             factory.counts.refused[kind] += 1
             factory.note("were turned away", self, reason)
@@ -199,28 +201,27 @@ class MessageLogProtocol(Int32StringReceiver):
 
     def dataReceived(self, data: bytes) -> None:
         """Take what one read brought."""
-        if self._state is _State.LINGERING or self._state is _State.LOST:
+        state = self._state
+        if state is _LINGERING or state is _LOST:
             return
         factory = self.factory
         decoder = self._decoder
         events = decoder.feed(data)
-        if data:
-            self._heard = factory.seconds()
-            factory.counts.received_bytes += len(data)
+        self._heard = factory.seconds()
+        factory.counts.received_bytes += len(data)
         if not decoder.partial:
             self._partial_since = None
         elif events or self._partial_since is None:
             self._partial_since = self._heard
-        if not events:
-            return
         for event in events:
             if type(event) is Run:
                 self._take(event)
             else:
                 self._answer_rare(event)
-        if self._unanswered > factory.limits.max_unanswered_bytes and self._state is _State.OPEN:
+        limits = factory.limits
+        if self._unanswered > limits.max_unanswered_bytes and self._state is _OPEN:
             self.hold(_UNANSWERED)
-        if factory.undurable > factory.limits.max_undurable_bytes:
+        if factory.undurable > limits.max_undurable_bytes:
             factory.hold_all()
 
     def _take(self, run: Run) -> None:
@@ -229,8 +230,9 @@ class MessageLogProtocol(Int32StringReceiver):
         batches = factory.counts.batches
         batches.buckets[0 if messages == 1 else bisect_left(batches.bounds, messages)] += 1
         batches.total += messages
-        owed = self._owe(_RUN_COST + _MESSAGE_COST * messages + sum(map(len, run.bodies)), run)
-        if self._state is not _State.OPEN:
+        size = len(run.bodies[0]) if messages == 1 else sum(map(len, run.bodies))
+        owed = self._owe(_RUN_COST + _MESSAGE_COST * messages + size, run)
+        if self._state is not _OPEN:
             owed.refuse(NackCode.UNAVAILABLE, "shutting down")
             return
         try:
@@ -299,35 +301,38 @@ class MessageLogProtocol(Int32StringReceiver):
     def flush(self) -> None:
         """Send the answers that are known, up to the first that is not."""
         self._flushing = False
-        ready = []
+        ready: list[bytes] = []
         owed = self._owed
         freed = 0
         factory = self.factory
-        lost = self._state is _State.LOST or self._state is _State.LINGERING
+        state = self._state
+        lost = state is _LOST or state is _LINGERING
         now = factory.seconds()
         waited = factory.counts.ack_seconds
-        while owed and owed[0].answer is not None:
+        while owed and (answer := owed[0].answer) is not None:
             first = owed.popleft()
             freed += first.cost
-            ready.append(first.answer)
-            if first.acked and not lost:
+            ready.append(answer)
+            if (acked := first.acked) and not lost:
                 seconds = now - first.since
                 if seconds < 0:
                     seconds = 0.0  # the clock was set back
-                waited.buckets[bisect_left(SECONDS, seconds)] += first.acked
-                waited.total += seconds * first.acked
+                waited.buckets[bisect_left(SECONDS, seconds)] += acked
+                waited.total += seconds * acked
         self._unanswered -= freed
         factory.undurable -= freed
         if lost:
             return
-        limits = factory.limits
         if ready:
-            self._answers.send(b"".join(ready) if len(ready) > 1 else ready[0])  # type: ignore[arg-type]
-            if self._answers.unread > limits.max_unread_bytes:
+            self._answers.send(b"".join(ready) if len(ready) > 1 else ready[0])
+            if self._answers.unread > factory.limits.max_unread_bytes:
                 self.hold(_UNREAD)
-        if self._held & _UNANSWERED and self._unanswered <= limits.max_unanswered_bytes // 2:
+        if (
+            self._held & _UNANSWERED
+            and self._unanswered <= factory.limits.max_unanswered_bytes // 2
+        ):
             self.release(_UNANSWERED)
-        if self._state is _State.ENDING:
+        if state is _ENDING:
             self._finish()
 
     def _drained(self) -> None:
@@ -337,7 +342,7 @@ class MessageLogProtocol(Int32StringReceiver):
             and self._answers.unread <= self.factory.limits.max_unread_bytes // 2
         ):
             self.release(_UNREAD)
-        if self._state is _State.ENDING:
+        if self._state is _ENDING:
             self._finish()
 
     # --- holding ---------------------------------------------------------------------------
@@ -360,7 +365,7 @@ class MessageLogProtocol(Int32StringReceiver):
     @property
     def takes_messages(self) -> bool:
         """Whether messages that arrive now go to the store."""
-        return self._state is _State.OPEN
+        return self._state is _OPEN
 
     def release(self, reason: int) -> None:
         """A reason not to read is gone."""
@@ -388,9 +393,9 @@ class MessageLogProtocol(Int32StringReceiver):
 
     def end(self) -> None:
         """Take nothing more; close when everything is answered."""
-        if self._state is not _State.OPEN:
+        if self._state is not _OPEN:
             return
-        self._state = _State.ENDING
+        self._state = _ENDING
         # What comes is cheap from now on, and has to be read for the answers to arrive.
         self.release(_UNANSWERED | UNDURABLE)
         self._finish()
@@ -400,18 +405,18 @@ class MessageLogProtocol(Int32StringReceiver):
             return
         self.transport.unregisterProducer()
         if self._peer_done or not isinstance(self._answers, SocketAnswers):
-            self._state = _State.LOST
+            self._state = _LOST
             self.transport.loseConnection()
         else:
-            self._state = _State.LINGERING
+            self._state = _LINGERING
             self.transport.loseWriteConnection()
         self._heard = self.factory.seconds()
 
     def readConnectionLost(self) -> None:
         """The peer has half-closed: it has no more messages, and waits for its answers."""
         self._peer_done = True
-        if self._state is _State.LINGERING:
-            self._state = _State.LOST
+        if self._state is _LINGERING:
+            self._state = _LOST
             self.transport.loseConnection()
         else:
             self.end()
@@ -421,9 +426,9 @@ class MessageLogProtocol(Int32StringReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection; what is in the store stays there."""
-        if self._handshake_since is not None and self._state is _State.OPEN:
+        if self._handshake_since is not None and self._state is _OPEN:
             self._refused_by_tls(reason)
-        self._state = _State.LOST
+        self._state = _LOST
         self._stop_reader()
         self.factory.remove(self)
 
@@ -440,14 +445,14 @@ class MessageLogProtocol(Int32StringReceiver):
     def check(self, now: float) -> None:
         """Do what is due by time."""
         limits = self.factory.limits
-        if self._state is _State.LINGERING or self._state is _State.LOST:
+        if self._state is _LINGERING or self._state is _LOST:
             # A peer that does not close its half, or does not answer a TLS close.
             stopping = self.factory.stopping
             if now - self._heard < (STOP_LINGER_SECONDS if stopping else LINGER_SECONDS):
                 pass
-            elif stopping and self._state is _State.LINGERING:
+            elif stopping and self._state is _LINGERING:
                 # The kernel goes on to deliver what it has, whether we are there or not.
-                self._state = _State.LOST
+                self._state = _LOST
                 self._heard = now
                 self.transport.loseConnection()
             else:
@@ -458,7 +463,7 @@ class MessageLogProtocol(Int32StringReceiver):
         elif self._answers.unread:
             if now - self._answers.since >= limits.unread_seconds:
                 self._abort("unread", "does not read its answers", limits.unread_seconds)
-        elif self._owed or self._held or self._state is not _State.OPEN:
+        elif self._owed or self._held or self._state is not _OPEN:
             pass  # it waits for us
         elif self._partial_since is not None:
             if now - self._partial_since >= limits.frame_seconds:

@@ -43,12 +43,19 @@ class SocketReader:
     Twisted dispatches each event of each connection through a logging context and three calls.
     Here one event of the reactor is a round over all sockets that have something to read.  (What
     that gains is in docs/design.md.)
+
+    @param began: called before each round.
+    @param ended: called after it.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(
+        self, reactor: Any, began: Callable[[], object], ended: Callable[[], object]
+    ) -> None:
         self._reactor = reactor
+        self._began = began
+        self._ended = ended
         self._epoll = select.epoll()
         self._sockets: dict[int, tuple[Callable[[int], bytes], _IReads]] = {}
 
@@ -88,6 +95,13 @@ class SocketReader:
 
     def doRead(self) -> None:
         """See L{IReadDescriptor}: read once each socket that has something."""
+        self._began()
+        try:
+            self._round()
+        finally:
+            self._ended()
+
+    def _round(self) -> None:
         sockets = self._sockets
         for fd, _ in self._epoll.poll(0, len(sockets)):
             found = sockets.get(fd)

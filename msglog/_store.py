@@ -23,25 +23,25 @@ from ._batch import Batch, NackCode, Verdict
 from ._errors import StoreFailed
 from ._last_lines import last_lines
 from ._limits import Limits
-from ._records import format_fragments
+from ._records import format_lines
 from ._recovery import Recovered
 from ._rotation_rule import RotationRule
 from ._store_figures import StoreFigures, commit_figures
 from ._worker import Done, IWorker, Work, WorkThread
 from ._writer import Appending, Asking, LogWriter
-from .interfaces import IStoreService
+from .interfaces import IGatheringStore, IStoreService
 
 __all__ = ["FileStore"]
 
 # How often the writer is asked whether something is due while there are no commits.
 _TICK_SECONDS = 1.0
 
-# What an entry of a commit counts besides its bodies: 20 to 40 µs, the time that 2 KiB take.  So
+# What an entry of a commit counts besides its lines: 20 to 40 µs, the time that 2 KiB take.  So
 # that a commit of the smallest messages of thousands of clients takes 0.3 s at most.
 _ENTRY_COST = 2048
 
 
-@implementer(IStoreService)
+@implementer(IStoreService, IGatheringStore)
 class FileStore(Service):
     """
     One log file and its ledger (docs/log-format.md), as a service.
@@ -93,6 +93,7 @@ class FileStore(Service):
         self._writing_answers: list[Callable[[Any], None]] = []
         self._busy = False
         self._scheduled = False
+        self._gathering = False
         self._reopenings: list[Deferred[None]] = []
         self._stopped: Deferred[None] | None = None
         self._ticks = LoopingCall(self._tick)
@@ -111,9 +112,9 @@ class FileStore(Service):
         if refused is not None:
             judged(Verdict.refused(batch, *refused))
             return 0
-        fragments = format_fragments(batch)
-        self._wait(Appending(batch, fragments), judged)
-        return sum(map(len, fragments))
+        lines = format_lines(batch)
+        self._wait(Appending(batch, lines), judged)
+        return len(lines)
 
     def last(self, client: bytes) -> Deferred[int | None]:
         """See L{IStore.last}."""
@@ -133,10 +134,20 @@ class FileStore(Service):
     def _wait(self, entry: Appending | Asking, answer: Callable[[Any], None]) -> None:
         self._waiting.append(entry)
         self._answers.append(answer)
-        if not self._busy and not self._scheduled:
+        if not self._busy and not self._scheduled and not self._gathering:
             # At the end of this turn of the reactor, with what else arrives in it.
             self._scheduled = True
             self._reactor.callLater(0, self._start)
+
+    def gather(self) -> None:
+        """See L{IGatheringStore.gather}."""
+        self._gathering = True
+
+    def commit(self) -> None:
+        """See L{IGatheringStore.commit}."""
+        self._gathering = False
+        if self._waiting:
+            self._start()
 
     # --- group commit ----------------------------------------------------------------------
 
@@ -167,7 +178,7 @@ class FileStore(Service):
         size = 0
         for taken, entry in enumerate(self._waiting, 1):
             if isinstance(entry, Appending):
-                size += sum(map(len, entry.batch.bodies))
+                size += len(entry.lines)
             size += _ENTRY_COST
             if size >= self._limits.max_commit_bytes:
                 return taken

@@ -13,7 +13,7 @@ from ._batch import Batch, Verdict
 if TYPE_CHECKING:
     from ._store_figures import StoreFigures
 
-__all__ = ["IStore", "IStoreService"]
+__all__ = ["IGatheringStore", "IStore", "IStoreService"]
 
 
 class IStore(Interface):
@@ -47,6 +47,20 @@ class IStore(Interface):
 
         @return: fires with it, or with L{None} if the store cannot say; never fails.
         """
+
+
+class IGatheringStore(IStore):
+    """
+    A store that commits sooner when it is told that nothing more comes at the moment.
+
+    It must do without being told, too: not every connection knows.
+    """
+
+    def gather() -> None:
+        """Batches may come until C{commit}: do not begin a commit with the first of them."""
+
+    def commit() -> None:
+        """Those were all: begin a commit with them, now."""
 
 
 class IStoreService(IStore):

@@ -15,7 +15,7 @@ from msglog import Limits, MessageLogFactory, NackCode
 from msglog._busiest import Busiest
 from msglog._counts import SECONDS, Histogram, quantile
 from msglog._frames import encode_message
-from msglog._records import format_fragments
+from msglog._records import format_lines
 from msglog._space import FreeSpace
 from msglog._writer import Appending, LogWriter
 from msglog.testing import FaultyDisk, MemoryStore, MemoryTransport, make_batch
@@ -210,7 +210,7 @@ class CommitCountsTest(SynchronousTestCase):
         self.counts = self.writer.counts
 
     def commit(self, *batches) -> None:
-        self.writer.commit([Appending(batch, format_fragments(batch)) for batch in batches])
+        self.writer.commit([Appending(batch, format_lines(batch)) for batch in batches])
 
     def test_only_what_is_written(self) -> None:
         """Records and bytes are those in the log; a resend is no record."""

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from msglog import Limits
 from msglog._batch import STORED
 from msglog._disk import Disk
-from msglog._records import format_fragments, parse_line
+from msglog._records import format_lines, parse_line
 from msglog._writer import Appending, Asking, LogWriter
 from msglog.testing import make_batch
 
@@ -51,7 +51,7 @@ class CrashStates(SynchronousTestCase):
                 first = 1 + sum(1 for c, *_ in logged if c == client)
                 bodies = [rng.randbytes(rng.randrange(120)) for _ in range(rng.randrange(1, 5))]
                 batch = make_batch(client, first, *bodies)
-                entries.append(Appending(batch, format_fragments(batch)))
+                entries.append(Appending(batch, format_lines(batch)))
                 logged += [(client, first + i, body) for i, body in enumerate(bodies)]
             self.assertEqual(set(writer.commit(entries)), {STORED})
         for extra in ("log.ledger", "log.ledger-wal"):
@@ -107,7 +107,7 @@ class CrashStates(SynchronousTestCase):
         self.assertEqual(left + (kept.read_bytes() if kept else b""), state)
         for client, sequence, body in [*acked, *unacked]:
             batch = make_batch(client, sequence, body)
-            self.assertEqual(writer.commit([Appending(batch, format_fragments(batch))]), [STORED])
+            self.assertEqual(writer.commit([Appending(batch, format_lines(batch))]), [STORED])
         every = [*acked, *unacked]
         lasts = [sum(1 for c, *_ in every if c == client) for client in CLIENTS]
         self.assertEqual(writer.commit([Asking(client) for client in CLIENTS]), lasts)

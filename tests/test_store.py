@@ -108,7 +108,7 @@ class FileStoreTest(FileCase):
         """One commit takes no more than its limit, and the rest follows in order."""
         store = self.make_store(max_commit_bytes=10_000)
         self.disk.calls.clear()
-        verdicts = [self.append(store, n, bytes(300)) for n in range(1, 11)]
+        verdicts = [self.append(store, n, b"x" * 300) for n in range(1, 11)]
         self.settle(store)
         self.assertEqual([self.successResultOf(v) for v in verdicts], [STORED] * 10)
         self.assertEqual(self.disk.calls.count("write"), 2)

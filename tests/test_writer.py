@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from msglog import LedgerDamaged, Limits, LogDamaged, LogLocked, NackCode, StartError, StoreFailed
 from msglog._batch import STORED
 from msglog._checkpoint import Checkpoint
-from msglog._records import format_fragments, parse_line
+from msglog._records import format_lines, parse_line
 from msglog._writer import Appending, Asking, LogWriter
 from msglog.testing import FaultyDisk, make_batch
 
@@ -21,7 +21,7 @@ A, B = bytes(16), bytes(range(16))
 
 def entry(client: bytes, first: int, *bodies: bytes) -> Appending:
     batch = make_batch(client, first, *bodies)
-    return Appending(batch, format_fragments(batch))
+    return Appending(batch, format_lines(batch))
 
 
 class Case(SynchronousTestCase):
