@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections import deque
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,15 +12,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import NackCode
 from msglog._frames import FrameDecoder, Run, encode_acks, encode_message, encode_nack, encode_terms
-from msglog._load import connection as connection_module
+from msglog._load import sender as sender_module
+from msglog._load.arrivals import Arrivals
 from msglog._load.blocks import BLOCK_MESSAGES, Blocks, Steps
-from msglog._load.connection import Connection, LoadError
+from msglog._load.connection import Connection
 from msglog._load.histogram import Histogram
-from msglog._load.loop import UNCOUNTED, Measurement, Plan, block_messages, body
+from msglog._load.loop import UNCOUNTED, Loop, Measurement, Plan, block_messages, body
 from msglog._load.processes import _share
+from msglog._load.sender import LoadError
 
 A, B = bytes(range(16)), bytes(range(16, 32))
 BODY = b"a body"
+ADDRESS = (socket.AF_INET, ("127.0.0.1", 1))
 
 
 class Histograms(SynchronousTestCase):
@@ -189,7 +194,7 @@ class Receipts(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = _Clock()
-        self.patch(connection_module, "time", self.clock)
+        self.patch(sender_module, "time", self.clock)
         self.socket = _Socket()
         self.recorded: list[tuple[int, int]] = []
         self.connection = Connection(
@@ -357,6 +362,72 @@ class Receipts(SynchronousTestCase):
     def test_reset(self) -> None:
         """The system's own word for it."""
         self.assert_wrong(ConnectionResetError(104, "Connection reset by peer"), "reset by peer")
+
+
+class OpenLoop(SynchronousTestCase):
+    """Messages that come at a rate."""
+
+    def test_arrivals(self) -> None:
+        """So many a second on average, each asked for once, in order, and some close together."""
+        arrivals = Arrivals(1000, 0)
+        come = [
+            at
+            for now in range(0, 100_000_000_000, 10_000_000)
+            for at in arrivals.until(now, 1 << 30)
+        ]
+        self.assertEqual(come, sorted(come))
+        self.assertLess(abs(len(come) / 100_000 - 1), 0.03)
+        gaps = sorted(b - a for a, b in pairwise(come))
+        # Of a Poisson process, one gap in ten is shorter than 0.105 of the average.
+        self.assertLess(abs(gaps[len(gaps) // 10] / 1e6 - 0.105), 0.01)
+
+    def test_at_most(self) -> None:
+        """What is not taken at once is not lost."""
+        arrivals = Arrivals(1e6, 0)
+        first = arrivals.until(1_000_000_000, 10)
+        self.assertEqual(len(first), 10)
+        rest = arrivals.until(1_000_000_000, 1 << 30)
+        self.assertGreater(len(rest), 900_000)
+        self.assertGreaterEqual(rest[0], first[-1])
+
+    def loop(self, window: int, connections: int = 2) -> Loop:
+        """A loop whose sockets are not connected to anything."""
+        loop = Loop(Plan(ADDRESS, connections, window, len(BODY), 0, 1, rate=10), None, len)
+        self.sockets = [_Socket() for _ in range(connections)]
+        for sock in self.sockets:
+            blocks = Blocks(A, BODY, Steps(16, len(BODY)))
+            record = loop.measured.latencies.record
+            loop._turns.append(Connection(sock, A, blocks, record))  # type: ignore[arg-type]
+        return loop
+
+    def test_turns(self) -> None:
+        """Clients get them in turn, and what the bench is late by is noted of each."""
+        loop = self.loop(window=10)
+        loop._spread([1, 2, 3])
+        self.assertEqual([c.in_flight for c in loop._turns], [2, 1])
+        loop._spread([4])
+        self.assertEqual([c.in_flight for c in loop._turns], [2, 2])
+        self.assertEqual(loop.measured.late.total, 4)
+
+    def test_no_omission(self) -> None:
+        """A message that finds no room in the window is as old as if it had found some."""
+        clock = _Clock()
+        self.patch(sender_module, "time", clock)
+        loop = self.loop(window=1, connections=1)
+        (connection,), (sock,) = loop._turns, self.sockets
+        loop._spread([100, 200, 300])
+        self.assertEqual((connection.in_flight, len(connection.waiting)), (1, 2))
+        self.assertEqual(loop._in_flight(), 3)
+        for sequence in (1, 2, 3):
+            clock.now = 1000
+            sock.arriving.append(encode_acks([encode_message(A, sequence, BODY)[4:33]]))
+            connection.receive()
+            loop._catch_up(connection)
+        self.assertEqual(loop._in_flight(), 0)
+        latencies = [low for low, _, _ in loop.measured.latencies.buckets()]
+        self.assertEqual(loop.measured.latencies.total, 3)
+        self.assertEqual(latencies[0], 700)
+        self.assertEqual(loop.measured.latencies.highest, 900)
 
 
 class Measurements(SynchronousTestCase):

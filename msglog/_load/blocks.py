@@ -24,9 +24,12 @@ nothing leaves the machine to the server.
 
 from __future__ import annotations
 
-from .._frames import FRAME_BYTES, encode_acks, encode_message, message_checksum
+from typing import Protocol
 
-__all__ = ["BLOCK_MESSAGES", "Blocks", "Steps"]
+from .._frames import FRAME_BYTES, encode_acks, encode_message, message_checksum
+from .sender import IFrames
+
+__all__ = ["BLOCK_MESSAGES", "Blocks", "IBlocks", "Steps"]
 
 # Longest block, in messages: at 256 the few Python operations for each block are 0.01 µs a message,
 # and more would only be memory.  A power of two, and no more than one byte of the sequence.
@@ -34,6 +37,14 @@ BLOCK_MESSAGES = 256
 
 _CHECKSUM = range(4, 8)  # where the fields are in a frame
 _SEQUENCE = range(25, 33)
+
+
+class IBlocks(IFrames, Protocol):
+    """What is sent, and the ACKs that it must get."""
+
+    @property
+    def receipts(self) -> bytes:
+        """The ACKs of the block that C{frames} has, one after the other."""
 
 
 class Steps:

@@ -14,9 +14,11 @@ from uuid_utils.compat import uuid7
 
 from .._client_tls import TLS
 from .._errors import TLSError
+from .arrivals import Arrivals
 from .blocks import BLOCK_MESSAGES, Blocks, Steps
-from .connection import Connection, LoadError
+from .connection import Connection
 from .histogram import Histogram
+from .sender import LoadError, Sender
 
 __all__ = ["SLOT_SECONDS", "UNCOUNTED", "Loop", "Measurement", "Plan", "ServerAddress"]
 
@@ -52,7 +54,17 @@ UNCOUNTED = 1 << 62
 # What a body says first, for whoever finds it in the log.
 _MARK = b"msglog bench: this is load, not a message. "
 
+# Messages that came at a rate and are sent before answers are looked at again: 5 ms of work.
+_MOST_AT_ONCE = 1024
+
+# Has the kernel choose a port when it knows both ends, so that each address has all of them.
+_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; Python has no name for it
+
 ServerAddress = tuple[socket.AddressFamily, Any]
+
+# Makes what sends on a new connection of another protocol, or in another way: given its socket, its
+# number in this process, and what takes note of latencies.  It may greet the server, and wait.
+Make = Callable[[socket.socket, int, Callable[[int, int], None]], Sender]
 
 
 def body(size: int) -> bytes:
@@ -74,6 +86,11 @@ class Plan:
     @ivar warm_up: seconds of load before the measurement.
     @ivar seconds: how long to measure at most.
     @ivar messages: how many to send at most while measuring.
+    @ivar rate: how many messages come each second, whether or not others are acknowledged; 0: each
+        connection sends the next one when it has room in its window.
+    @ivar sources: addresses of ours to connect from, in turn; what the system chooses if there are
+        none.  (From one address to another there are about 28,000 ports.)
+    @ivar make: what sends; a L{Connection} of its own client if not given.
     """
 
     address: ServerAddress
@@ -85,6 +102,9 @@ class Plan:
     messages: int = UNCOUNTED
     host: str = ""
     tls: TLS | None = None
+    rate: float = 0.0
+    sources: tuple[str, ...] = ()
+    make: Make | None = None
 
 
 @define
@@ -97,6 +117,8 @@ class Measurement:
     @ivar seconds: how long that was.
     @ivar refused: how many messages got a NACK, by its code.
     @ivar problem: why it ended early; empty if it did not.
+    @ivar late: how long after they came messages were sent, or told to wait for their window, if
+        they came at a rate: what the load's own process added to latencies.
     @ivar busy: the most that one process used of its processor core: at 1 it was the bottleneck.
     """
 
@@ -105,6 +127,7 @@ class Measurement:
     seconds: float = 0.0
     refused: Counter[str] = Factory(Counter)
     problem: str = ""
+    late: Histogram = Factory(Histogram)
     busy: float = 0.0
 
     @property
@@ -122,6 +145,7 @@ class Measurement:
     def add(self, other: Measurement) -> None:
         """Take in what another process measured at the same time."""
         self.latencies.add(other.latencies)
+        self.late.add(other.late)
         longer, shorter = sorted((self.slots, other.slots), key=len, reverse=True)
         self.slots = [n + m for n, m in zip(longer, shorter + [0] * len(longer), strict=False)]
         self.seconds = max(self.seconds, other.seconds)
@@ -152,7 +176,10 @@ class Loop:
         self._plan, self._asked, self._progress = plan, asked, progress
         self.measured = Measurement()
         self._poller = select.epoll()
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, Sender] = {}
+        self._arrivals: Arrivals | None = None  # if messages come at a rate
+        self._turns: list[Sender] = []  # and who gets the next one
+        self._turn = 0
         self._acked = 0
         self._budget = UNCOUNTED  # how many may still be sent
         self._going = True
@@ -165,28 +192,35 @@ class Loop:
         @raise LoadError: one cannot be made.
         """
         plan = self._plan
-        steps, text = Steps(block_messages(plan), plan.size), body(plan.size)
-        family, address = plan.address
+        make = plan.make or _own(plan)
         for number in range(plan.connections):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                sock.settimeout(CONNECT_SECONDS)
-                sock.connect(address)
-                if plan.tls is not None:
-                    sock = plan.tls.wrap(sock, plan.host)
-            except (OSError, TLSError) as e:
-                why = getattr(e, "strerror", None) or e
-                raise LoadError(
-                    f"connection {number + 1} of {plan.connections} cannot be made: {why}"
-                ) from e
+            sock = self._socket(number)
+            connection = make(sock, number, self.measured.latencies.record)
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client = uuid7().bytes
-            blocks = Blocks(client, text, steps)
-            connection = Connection(sock, client, blocks, self.measured.latencies.record)
             self._connections[sock.fileno()] = connection
             self._poller.register(sock, select.EPOLLIN)
+        self._turns = list(self._connections.values())
         self._poller.register(self._asked, select.EPOLLIN)
+
+    def _socket(self, number: int) -> socket.socket:
+        plan = self._plan
+        family, address = plan.address
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if plan.sources:
+                sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+                sock.bind((plan.sources[number % len(plan.sources)], 0))
+            sock.settimeout(CONNECT_SECONDS)
+            sock.connect(address)
+            if plan.tls is not None:
+                sock = plan.tls.wrap(sock, plan.host)
+        except (OSError, TLSError) as e:
+            why = getattr(e, "strerror", None) or e
+            raise LoadError(
+                f"connection {number + 1} of {plan.connections} cannot be made: {why}"
+            ) from e
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
 
     def run(self) -> None:
         """Load, measure, and await the last answers; what came of it is C{measured}."""
@@ -206,18 +240,19 @@ class Loop:
         if plan.warm_up:
             self._open(now)
             while self._going and now < begin + plan.warm_up * 1e9:
-                self._poll(_POLL_SECONDS)
+                self._step(now)
                 now = clock()
         if plan.messages != UNCOUNTED:  # what is in flight already will be counted
             self._budget = max(0, plan.messages - self._in_flight())
         measured = self.measured
         measured.latencies.clear()
+        measured.late.clear()
         used, begin, acked = time.process_time(), now, self._acked
         if not plan.warm_up:
             self._open(now)
         try:
             while self._going and now < begin + plan.seconds * 1e9:
-                self._poll(_POLL_SECONDS)
+                self._step(now)
                 now = clock()
                 measured.count(self._acked - acked, (now - begin) / 1e9)
                 acked = self._acked
@@ -231,20 +266,67 @@ class Loop:
             self._poll(_POLL_SECONDS)
 
     def _in_flight(self) -> int:
-        return sum(connection.in_flight for connection in self._connections.values())
+        return sum(connection.in_flight + len(connection.waiting) for connection in self._turns)
 
     def _open(self, now: int) -> None:
-        """Let every connection fill its window."""
+        """Let messages come, or every connection fill its window."""
         self._heard = now
+        if self._plan.rate:
+            self._arrivals = Arrivals(self._plan.rate, now)
+            return
         for connection in self._connections.values():
             self._send(connection, self._plan.window, now)
 
-    def _send(self, connection: Connection, count: int, now: int) -> None:
+    def _send(self, connection: Sender, count: int, now: int) -> None:
         if count > self._budget:
             count = self._budget
         self._budget -= count
         if count and not connection.send(count, now):
             self._poller.modify(connection, select.EPOLLIN | select.EPOLLOUT)
+
+    def _step(self, now: int) -> None:
+        """Send what has come by now, if messages come at a rate; then wait, and poll."""
+        if self._arrivals is None:
+            self._poll(_POLL_SECONDS)
+            return
+        come = self._arrivals.until(now, min(self._budget, _MOST_AT_ONCE))
+        self._budget -= len(come)
+        self._spread(come)
+        wait = (self._arrivals.next - time.monotonic_ns()) / 1e9
+        if wait > 0:
+            # epoll waits for whole milliseconds, which would be most of a latency.
+            select.select([self._poller], [], [], min(wait, _POLL_SECONDS))
+        self._poll(0)
+
+    def _spread(self, come: list[int]) -> None:
+        """Give messages to the connections in turn; those without room have them wait."""
+        window, turns = self._plan.window, self._turns
+        writable: dict[Sender, None] = {}  # a set, in order
+        for born in come:
+            connection = turns[self._turn]
+            self._turn = (self._turn + 1) % len(turns)
+            if connection.in_flight < window:
+                connection.add(1, born)
+                writable[connection] = None
+            else:
+                connection.waiting.append(born)
+        for connection in writable:
+            self._flush(connection)
+        if come:
+            now, late = time.monotonic_ns(), self.measured.late.record
+            for born in come:
+                late(now - born, 1)
+
+    def _flush(self, connection: Sender) -> None:
+        if not connection.flush():
+            self._poller.modify(connection, select.EPOLLIN | select.EPOLLOUT)
+
+    def _catch_up(self, connection: Sender) -> None:
+        """Send what had to wait for the window."""
+        waiting = connection.waiting
+        for _ in range(min(len(waiting), self._plan.window - connection.in_flight)):
+            connection.add(1, waiting.popleft())
+        self._flush(connection)
 
     def _poll(self, seconds: float) -> None:
         """Take what has arrived, and send as much again."""
@@ -263,7 +345,9 @@ class Loop:
                 self._acked += count
                 if not connection.going:
                     self._end()
-                elif count and self._budget:
+                elif connection.waiting:
+                    self._catch_up(connection)
+                elif count and self._budget and self._arrivals is None:
                     self._send(connection, count, connection.heard)
         now = time.monotonic_ns()
         if events:
@@ -281,3 +365,16 @@ class Loop:
         """Send no more."""
         self._going = False
         self._budget = 0
+        for connection in self._turns:
+            connection.waiting.clear()
+
+
+def _own(plan: Plan) -> Make:
+    """What makes connections of our own protocol, each with a client id of its own."""
+    steps, text = Steps(block_messages(plan), plan.size), body(plan.size)
+
+    def make(sock: socket.socket, number: int, record: Callable[[int, int], None]) -> Sender:
+        client = uuid7().bytes
+        return Connection(sock, client, Blocks(client, text, steps), record)
+
+    return make

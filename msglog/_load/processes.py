@@ -12,8 +12,8 @@ from multiprocessing.process import BaseProcess
 
 from attrs import evolve
 
-from .connection import LoadError
 from .loop import UNCOUNTED, Loop, Measurement, Plan
+from .sender import LoadError
 
 __all__ = ["Run"]
 
@@ -68,6 +68,7 @@ class Run:
             evolve(
                 plan,
                 connections=c,
+                rate=plan.rate * c / plan.connections,
                 messages=UNCOUNTED if plan.messages == UNCOUNTED else m,
             )
             for c, m in zip(connections, messages, strict=True)

@@ -47,6 +47,9 @@ _LONGEST_SECONDS = 86400.0
 # Ports of one address to another; more connections cannot be made from here.
 _MOST_CONNECTIONS = 60_000
 
+# Above what one process sends, so that nobody finds out by a figure that means nothing.
+_HIGHEST_RATE = 1e7
+
 # For the server's terms before the load.
 _ENQUIRY_SECONDS = 5.0
 
@@ -56,6 +59,9 @@ _MOST_BODIES_BYTES = 1 << 30
 # Files that a process has open beside its connections.
 _OTHER_FILES = 32
 
+# Below this part of the rate that was asked for, messages came faster than the server took them.
+_KEPT_UP = 0.97
+
 # A process that uses more of its core may have been what was measured.
 _BUSY = 0.8
 
@@ -63,7 +69,8 @@ _HELP = """
 Load a server, and measure how fast it acknowledges.
 
 Every connection is a client of its own and keeps a window of messages unacknowledged: it sends the
-next one when a receipt comes. Each receipt is checked against what was sent.
+next one when a receipt comes. With --rate, messages come when they come, as events do, and wait for
+room in the window if they must. Each receipt is checked against what was sent.
 
 THE MESSAGES ARE REALLY LOGGED: they go into the server's log and stay there, about 400 bytes each,
 or half a gigabyte in 5 seconds at 250,000 a second. Their bodies begin with "msglog bench". Use a
@@ -76,6 +83,7 @@ send it to the arrival of its receipt.
 Examples:
   msglog bench
   msglog bench --connections 1000 --window 1 --seconds 10
+  msglog bench --rate 20000 --window 1024
   msglog bench --plot bench.svg
   msglog bench --messages 100000 --json | jq .latency_ms
 
@@ -115,6 +123,14 @@ def _chart_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
     default=WINDOW,
     show_default=True,
     help="Messages that each keeps unacknowledged; 1: one at a time.",
+)
+@click.option(
+    "-r",
+    "--rate",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True, max=_HIGHEST_RATE),
+    help="Messages that come each second, of all clients together, whether or not the server keeps "
+    "up.  [default: each is sent when its client has room]",
 )
 @click.option(
     "--size",
@@ -165,6 +181,7 @@ def command(
     servers: tuple[str, ...],
     connections: int,
     window: int,
+    rate: float | None,
     size: int,
     seconds: float | None,
     messages: int | None,
@@ -195,6 +212,7 @@ def command(
         messages=UNCOUNTED if messages is None else messages,
         host=address[0],
         tls=tls,
+        rate=rate or 0.0,
     )
     processes = min(processes, connections)
     started = datetime.now(UTC)
@@ -213,6 +231,12 @@ def command(
     if ctrl_c.seen:
         click.echo("msglog: ended by Ctrl-C", err=True)
         return 130
+    if rate and messages is None and measured.rate < _KEPT_UP * rate:
+        click.echo(
+            f"msglog: the server did not keep up: {measured.rate:,.0f} messages/s of {rate:,.0f}, "
+            f"so each waited longer than the one before",
+            err=True,
+        )
     if measured.busy > _BUSY:
         click.echo(
             f"msglog: a process of the bench used {measured.busy:.0%} of a processor core and may "

@@ -51,8 +51,9 @@ class Report:
     def parameters(self) -> str:
         """The load, in a line."""
         plan = self.plan
+        come = f"{plan.rate:,.10g} messages/s come, " if plan.rate else ""
         return (
-            f"{_number(plan.connections, 'connection')}, window {plan.window:,}, "
+            f"{come}{_number(plan.connections, 'connection')}, window {plan.window:,}, "
             f"{plan.size:,}-byte bodies, {_number(self.processes, 'process', 'processes')}"
         )
 
@@ -71,6 +72,7 @@ class Report:
             "window": plan.window,
             "size": plan.size,
             "processes": self.processes,
+            "asked_rate": plan.rate or None,
             "warm_up_seconds": plan.warm_up,
             "seconds": measured.seconds,
             "acknowledged": latencies.total,
@@ -80,6 +82,12 @@ class Report:
                 **{f"p{p:g}": latencies.percentile(p) / 1e6 for p in PERCENTILES},
                 "max": latencies.highest / 1e6,
             },
+            "late_ms": {
+                **{f"p{p:g}": measured.late.percentile(p) / 1e6 for p in PERCENTILES},
+                "max": measured.late.highest / 1e6,
+            }
+            if plan.rate
+            else None,
             "histogram": [
                 {"from_ms": low / 1e6, "to_ms": high / 1e6, "acknowledged": count}
                 for low, high, count in latencies.buckets()
@@ -105,10 +113,7 @@ def draw(report: Report, console: Console) -> None:
     """Write the figures and the histogram, as wide as the console is."""
     measured, latencies = report.measured, report.measured.latencies
     body_rate = measured.rate * report.plan.size
-    latency = [
-        *((f"p{p:g}", latencies.percentile(p)) for p in PERCENTILES),
-        ("max", latencies.highest),
-    ]
+    latency = _percentiles(latencies)
     lines = [
         ("server", report.server),
         ("load", report.parameters()),
@@ -121,12 +126,20 @@ def draw(report: Report, console: Console) -> None:
     if measured.refused:
         refused = ", ".join(f"{name} {n:,}" for name, n in measured.refused.items())
         lines.append(("refused", refused))
-    lines.append(("latency", "  ".join(f"{name} {milliseconds(ns)}" for name, ns in latency)))
+    lines.append(("latency", latency))
+    if report.plan.rate:
+        lines.append(("late", f"{_percentiles(measured.late)} (of it, by the bench itself)"))
     for name, text in lines:
         _line(console, Text(f"{name:<9}", "bold"), Text(text))
     console.print()
     for line in bars(latencies, console.width, _blocks(console)):
         _line(console, *line)
+
+
+def _percentiles(latencies: Histogram) -> str:
+    found = [(f"p{p:g}", latencies.percentile(p)) for p in PERCENTILES]
+    found.append(("max", latencies.highest))
+    return "  ".join(f"{name} {milliseconds(ns)}" for name, ns in found)
 
 
 def _line(console: Console, *parts: Text) -> None:

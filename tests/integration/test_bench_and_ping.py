@@ -108,6 +108,21 @@ class TestBench:
         logged = sum(map(len, read_logs(server.log).values()))
         assert logged > found["acknowledged"] + in_flight
 
+    def test_rate(self, server: Server) -> None:
+        """Messages come at a rate; more than the server takes are not passed over in silence."""
+        found = bench(server, "--rate", "500", "--messages", "400", "-c", "3", "--window", "8")
+        assert found["asked_rate"] == 500
+        assert found["acknowledged"] == 400
+        assert 0.4 < found["seconds"] < 4
+        assert found["late_ms"]["p50"] <= found["latency_ms"]["p50"]
+        done = msglog(
+            server, "bench", "--rate", "5e6", "--window", "1", "-t", "0.2", "--warm-up", "0"
+        )
+        assert done.returncode == 0
+        assert "did not keep up" in done.stderr
+        assert "5,000,000 messages/s come" in done.stdout
+        server.stop()
+
     def test_wide_window_and_long_bodies(self, make_server) -> None:
         """Longer than what the kernel takes at once."""
         server = make_server("--max-message-bytes", "1000000", "--window", "64").start()
