@@ -16,7 +16,15 @@ from attrs import Factory, define
 from ._batch import NackCode
 from ._busiest import Busiest
 
-__all__ = ["SECONDS", "CommitCounts", "ConnectionCounts", "Histogram", "quantile"]
+__all__ = [
+    "MESSAGES",
+    "SECONDS",
+    "CommitCounts",
+    "ConnectionCounts",
+    "Histogram",
+    "named",
+    "quantile",
+]
 
 # The bounds of durations: five a decade, so that a quantile is off by no more than half of it,
 # from below the fastest disk's sync to where every client has given up.
@@ -29,7 +37,7 @@ SECONDS = (
     10.0,
 )
 
-_MESSAGES = tuple(float(4**n) for n in range(10))  # 1 to 262,144: a commit of 16 MiB has as many
+MESSAGES = tuple(float(4**n) for n in range(10))  # 1 to 262,144: a commit of 16 MiB has as many
 _BYTES = tuple(float(4**n) for n in range(4, 14))  # 256 to 64 MiB
 
 
@@ -81,7 +89,7 @@ def quantile(bounds: Sequence[float], buckets: Sequence[int], share: float) -> f
     return below
 
 
-def _named(*reasons: str) -> Counter[str]:
+def named(*reasons: str) -> Counter[str]:
     """Counters that are there from the beginning, so that what was never counted is seen as 0."""
     return Counter(dict.fromkeys(reasons, 0))
 
@@ -105,15 +113,15 @@ class ConnectionCounts:
     """
 
     accepted: int = 0
-    refused: Counter[str] = Factory(lambda: _named("address", "full", "stopping", "tls"))
+    refused: Counter[str] = Factory(lambda: named("address", "full", "stopping", "tls"))
     closed: Counter[str] = Factory(
-        lambda: _named("frame", "handshake", "idle", "malformed", "stop", "unread")
+        lambda: named("frame", "handshake", "idle", "malformed", "stop", "unread")
     )
-    pauses: Counter[str] = Factory(lambda: _named("unanswered", "undurable", "unread"))
+    pauses: Counter[str] = Factory(lambda: named("unanswered", "undurable", "unread"))
     received_bytes: int = 0
     acked: int = 0
     nacked: dict[NackCode, int] = Factory(lambda: dict.fromkeys(NackCode, 0))
-    batches: Histogram = Factory(lambda: Histogram(_MESSAGES))
+    batches: Histogram = Factory(lambda: Histogram(MESSAGES))
     ack_seconds: Histogram = Factory(lambda: Histogram(SECONDS))
     busiest: Busiest | None = None
 
@@ -135,7 +143,7 @@ class CommitCounts:
 
     records: int = 0
     log_bytes: int = 0
-    messages: Histogram = Factory(lambda: Histogram(_MESSAGES))
+    messages: Histogram = Factory(lambda: Histogram(MESSAGES))
     sizes: Histogram = Factory(lambda: Histogram(_BYTES))
     seconds: Histogram = Factory(lambda: Histogram(SECONDS))
     no_room: int = 0

@@ -41,6 +41,7 @@ __all__ = [
     "Reply",
     "StoredMessage",
     "StreamDamaged",
+    "Unknown",
     "append_headers",
     "get_request",
     "get_subject",
@@ -68,17 +69,42 @@ _NO_ROOM = frozenset({10002, 10023, 10028, 10047, 10077, 10109})
 _MISSING = 10059
 
 
+# A client's last message was not the expected one; another append for the client was under way.
+_WRONG_LAST = 10071
+_IN_FLIGHT = frozenset({10163, 10164})
+
+
+class Unknown(enum.Enum):
+    """
+    Why it is unknown what became of an append.
+
+    TIMEOUT: no answer in time.  DISCONNECTED: the connection was lost, or there was none.
+    NO_RESPONDERS: no server answers for the stream, as while it has no leader.
+    WRONG_LAST_SEQUENCE: the client's last message was another than expected.  IN_FLIGHT: an append
+    for the same client was under way.  OTHER: any other error, or an answer that fits nothing.
+    """
+
+    TIMEOUT = "timeout"
+    DISCONNECTED = "disconnected"
+    NO_RESPONDERS = "no_responders"
+    WRONG_LAST_SEQUENCE = "wrong_last_sequence"
+    IN_FLIGHT = "in_flight"
+    OTHER = "other"
+
+
 @frozen(slots=True)
 class Reply:
     """
     What came of a request.
 
     @ivar data: the answer; L{None} if there was none.
-    @ivar trouble: why there was none.
+    @ivar trouble: why there was none, for people.
+    @ivar cause: the same, to count it.
     """
 
     data: bytes | None
     trouble: str = ""
+    cause: Unknown = Unknown.DISCONNECTED
 
 
 class EngineError(Exception):
@@ -110,18 +136,28 @@ class AppendOutcome(enum.Enum):
     UNKNOWN = enum.auto()
 
 
+_CONFLICTS = frozenset({Unknown.WRONG_LAST_SEQUENCE, Unknown.IN_FLIGHT})
+
+
 @frozen(slots=True)
 class Appended:
     """
     @ivar sequence: of the message in the stream, if it is stored.
     @ivar reason: why not, for people.
     @ivar answered: whether the engine said so itself; L{False} if it did not answer, or could not.
+    @ivar cause: why the outcome is unknown, if it is.
     """
 
     outcome: AppendOutcome
     sequence: int = 0
     reason: str = ""
     answered: bool = True
+    cause: Unknown = Unknown.OTHER
+
+    @property
+    def conflicting(self) -> bool:
+        """Whether the engine said that its condition did not hold."""
+        return self.outcome is AppendOutcome.UNKNOWN and self.cause in _CONFLICTS
 
 
 @frozen(slots=True)
@@ -166,7 +202,9 @@ def read_append(reply: Reply, stream: str, previous: int) -> Appended:
     stored.  Everything that is not understood leaves it unknown.
     """
     if reply.data is None:
-        return Appended(AppendOutcome.UNKNOWN, reason=reply.trouble, answered=False)
+        return Appended(
+            AppendOutcome.UNKNOWN, reason=reply.trouble, answered=False, cause=reply.cause
+        )
     try:
         answer = orjson.loads(reply.data)
         error = answer.get("error")
@@ -187,8 +225,16 @@ def _refused(error: dict[str, Any]) -> Appended:
     if code in _NO_ROOM:
         return Appended(AppendOutcome.NO_ROOM, reason=reason)
     # Below 500 the engine has judged what was sent (10071, 10164: another append came first).
+    cause = Unknown.OTHER
+    if code == _WRONG_LAST:
+        cause = Unknown.WRONG_LAST_SEQUENCE
+    elif code in _IN_FLIGHT:
+        cause = Unknown.IN_FLIGHT
     return Appended(
-        AppendOutcome.UNKNOWN, reason=reason, answered=int(error.get("code", 500)) < 500
+        AppendOutcome.UNKNOWN,
+        reason=reason,
+        answered=int(error.get("code", 500)) < 500,
+        cause=cause,
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 from twisted.internet.defer import Deferred, succeed
 
-from ._jetstream import Reply
+from ._jetstream import Reply, Unknown
+from ._stream_counts import LinkCounts
 from ._stream_settings import stream_config
 
 __all__ = ["MemoryStream"]
@@ -43,6 +44,7 @@ class MemoryStream:
         self.full = False
         self.hidden = 0
         self.trouble = ""
+        self.counts = LinkCounts()
         self.max_payload: int | None = 1024 * 1024
         self.version: tuple[int, int] | None = (2, 15)
         self.started = False
@@ -86,17 +88,17 @@ class MemoryStream:
     def lose(self) -> None:
         """Leave the oldest request undone and unanswered."""
         *_, done = self._waiting.popleft()
-        done(Reply(None, "no answer within 1 s"))
+        done(_no_answer())
 
     def land(self) -> None:
         """Do the oldest request, and lose its answer."""
         subject, payload, headers, done = self._waiting.popleft()
         self._do(subject, payload, headers)
-        done(Reply(None, "no answer within 1 s"))
+        done(_no_answer())
 
     def _do(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> Reply:
         if self.away:
-            return Reply(None, "no answer within 1 s")
+            return _no_answer()
         if headers is not None:
             return self._append(subject, payload, headers)
         if ".STREAM.INFO." in subject:
@@ -113,7 +115,7 @@ class MemoryStream:
         self.messages.append((subject, dict(headers), payload))
         if self.mute:
             self.mute -= 1
-            return Reply(None, "no answer within 1 s")
+            return _no_answer()
         stream = headers["Nats-Expected-Stream"]
         return Reply(orjson.dumps({"stream": stream, "seq": len(self.messages)}))
 
@@ -137,6 +139,10 @@ class MemoryStream:
             "data": b64encode(data).decode(),
         }
         return Reply(orjson.dumps({"message": message}))
+
+
+def _no_answer() -> Reply:
+    return Reply(None, "no answer within 1 s", Unknown.TIMEOUT)
 
 
 def _error(code: int, number: int, description: str) -> Reply:

@@ -8,7 +8,7 @@ Metrics are made when somebody scrapes, of numbers that are there anyway.  Needs
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from attrs import frozen
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -28,6 +28,7 @@ from ._counts import Histogram
 from ._figures import Figures
 from ._health import Health
 from ._limits import Limits
+from ._stream_metrics import STREAM_COUNTERS, STREAM_GAUGES, STREAM_HISTOGRAMS
 
 __all__ = ["Metrics", "Scrape", "metrics_of", "registry_of"]
 
@@ -41,7 +42,7 @@ class Scrape:
     limits: Limits
 
 
-Value = float | None | dict[str, int]
+Value = float | Mapping[str, float] | None
 Number = Callable[[Scrape], Value]
 
 
@@ -211,19 +212,20 @@ _HISTOGRAMS: tuple[tuple[str, str, Callable[[Figures], Histogram]], ...] = (
 
 
 def metrics_of(scrape: Scrape) -> Iterator[Metric]:
-    """Every metric of msglog's own."""
-    for kind, table in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+    """Every metric of msglog's own; those of a stream have no values without one."""
+    stream = scrape.figures.stream
+    for kind, table, of_stream in (
+        (CounterMetricFamily, _COUNTERS, STREAM_COUNTERS),
+        (GaugeMetricFamily, _GAUGES, STREAM_GAUGES),
+    ):
         for name, label, meaning, number in table:
-            value = number(scrape)
-            family = kind(f"msglog_{name}", meaning, labels=[label] if label else [])
-            if isinstance(value, dict):
-                for key, one in sorted(value.items()):
-                    family.add_metric([key], one)
-            elif value is not None:
-                family.add_metric([], value)
-            yield family
+            yield _family(kind, name, label, meaning, number(scrape))
+        for name, label, meaning, value in of_stream:
+            yield _family(kind, name, label, meaning, value(stream) if stream else None)
     for name, meaning, histogram in _HISTOGRAMS:
-        yield _histogram(f"msglog_{name}", meaning, histogram(scrape.figures))
+        yield _histograms(name, "", meaning, histogram(scrape.figures))
+    for name, label, meaning, several in STREAM_HISTOGRAMS:
+        yield _histograms(name, label, meaning, several(stream) if stream else {})
     info = GaugeMetricFamily(
         "msglog_build_info", "Which msglog this is; always 1.", labels=["python", "version"]
     )
@@ -231,14 +233,41 @@ def metrics_of(scrape: Scrape) -> Iterator[Metric]:
     yield info
 
 
-def _histogram(name: str, meaning: str, histogram: Histogram) -> Metric:
+def _family(
+    kind: type[CounterMetricFamily | GaugeMetricFamily],
+    name: str,
+    label: str,
+    meaning: str,
+    value: Value,
+) -> Metric:
+    family = kind(f"msglog_{name}", meaning, labels=[label] if label else [])
+    if isinstance(value, Mapping):
+        for key, one in sorted(value.items()):
+            family.add_metric([key], one)
+    elif value is not None:
+        family.add_metric([], value)
+    return family
+
+
+def _histograms(
+    name: str, label: str, meaning: str, value: Histogram | Mapping[str, Histogram]
+) -> Metric:
+    """One, or one for each value of a label."""
+    family = HistogramMetricFamily(f"msglog_{name}", meaning, labels=[label] if label else [])
+    several = value if isinstance(value, Mapping) else {"": value}
+    for key, histogram in several.items():
+        family.add_metric([key] if label else [], _buckets(histogram), histogram.total)
+    return family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     below = 0
-    buckets = []
+    buckets: list[tuple[str, float]] = []
     bounds = [f"{bound:g}" if bound < 1e6 else f"{bound:.0f}" for bound in histogram.bounds]
     for bound, inside in zip([*bounds, "+Inf"], histogram.buckets, strict=True):
         below += inside
         buckets.append((bound, below))
-    return HistogramMetricFamily(name, meaning, buckets=buckets, sum_value=histogram.total)
+    return buckets
 
 
 class _Given(Collector):

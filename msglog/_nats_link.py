@@ -28,8 +28,9 @@ from nats.aio.msg import Msg
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from ._jetstream import Reply
+from ._jetstream import Reply, Unknown
 from ._nats_access import INBOX_PREFIX, NatsAccess
+from ._stream_counts import LinkCounts
 
 __all__ = ["Done", "NatsLink"]
 
@@ -68,6 +69,7 @@ class NatsLink:
     @param access: which cluster.
     @param seconds: how long an answer is waited for.
     @ivar trouble: why there is no connection, or what the engine last complained about.
+    @ivar counts: of its connections.
     @ivar version: the connected server's; L{None} before.
     @ivar max_payload: the longest message that the connected server takes; L{None} before.
     """
@@ -91,6 +93,7 @@ class NatsLink:
         self._ready: asyncio.Event | None = None
         self._said: set[str] = set()
         self.trouble = "not connected yet"
+        self.counts = LinkCounts()
         self.max_payload: int | None = None
         self.version: tuple[int, int] | None = None
 
@@ -212,6 +215,7 @@ class NatsLink:
                 await client.subscribe(self._reply_to + "*", cb=self._answered)
                 await self._connected()
                 await closed.wait()
+                self.counts.closed()
             except asyncio.CancelledError:
                 self._client = self._client or client
                 raise
@@ -226,6 +230,8 @@ class NatsLink:
         self.max_payload = self._client.max_payload
         version = self._client.connected_server_version
         self.version = (version.major, version.minor)
+        url = self._client.connected_url
+        self.counts.connected(f"{url.hostname}:{url.port}" if url else "?")
         self.trouble = ""
         self._said.clear()
         self._ready.set()
@@ -233,6 +239,7 @@ class NatsLink:
     async def _disconnected(self) -> None:
         assert self._ready is not None
         self._ready.clear()
+        self.counts.disconnected()
         self.trouble = self.trouble or "the connection is lost"
         self._fail_all("the connection was lost")
 
@@ -268,7 +275,8 @@ class NatsLink:
             )
         except Exception as e:  # not connected any more, or longer than the server takes
             if self._unanswered.pop(token, None) is not None:
-                self._answer(asked.done, Reply(None, _words(e)))
+                cause = Unknown.OTHER if client.is_connected else Unknown.DISCONNECTED
+                self._answer(asked.done, Reply(None, _words(e), cause))
 
     async def _ask(self, subject: str, payload: bytes) -> Reply:
         assert self._ready is not None
@@ -288,7 +296,11 @@ class NatsLink:
         if asked is None:
             return  # too late
         if message.headers and message.headers.get("Status") == "503":
-            reply = Reply(None, "nobody answers for the stream: it has no leader, or is not there")
+            reply = Reply(
+                None,
+                "nobody answers for the stream: it has no leader, or is not there",
+                Unknown.NO_RESPONDERS,
+            )
         else:
             reply = Reply(message.data)
         self._answer(asked.done, reply)
@@ -304,7 +316,8 @@ class NatsLink:
                 if asked.deadline > now:
                     break
                 del self._unanswered[token]
-                self._answer(asked.done, Reply(None, f"no answer within {self._seconds:g} s"))
+                late = f"no answer within {self._seconds:g} s"
+                self._answer(asked.done, Reply(None, late, Unknown.TIMEOUT))
 
     def _fail_all(self, why: str) -> None:
         unanswered, self._unanswered = self._unanswered, {}

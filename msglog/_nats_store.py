@@ -50,6 +50,8 @@ from ._nats_access import DEFAULT_STREAM, NatsAccess
 from ._records import format_fragments, format_time
 from ._recovery import Recovered
 from ._store_figures import StoreFigures, commit_figures
+from ._stream_counts import APPEND, EARLIER, TAIL, LinkCounts, StreamCounts
+from ._stream_figures import EngineState, read_stream_figures
 from ._stream_settings import find_weaknesses
 from ._tail import Append, ClientTail, ReadEarlier, ReadTail, Unsettled
 from .interfaces import IStoreService
@@ -89,6 +91,7 @@ class ILink(Protocol):
     """What brings requests to an engine: a L{NatsLink<msglog._nats_link.NatsLink>}."""
 
     trouble: str
+    counts: LinkCounts
     max_payload: int | None
     version: tuple[int, int] | None
 
@@ -157,6 +160,7 @@ class NatsStore(Service):
         self._last_time = 0
         self._last_lines: list[bytes] = []
         self._counts = CommitCounts()
+        self._stream_counts = StreamCounts()
         self._durable_time = 0.0
         # What is known of the engine.
         self._away_since: float | None = None
@@ -177,7 +181,8 @@ class NatsStore(Service):
         """See L{IStore.append<msglog.interfaces.IStore.append>}."""
         refusal = self._refusal()
         if refusal is not None:
-            code, reason = refusal
+            code, why, reason = refusal
+            self._stream_counts.refused[why] += len(batch)
             judged(Verdict.refused(batch, code, 0, reason))
             return 0
         fragments = format_fragments(batch)
@@ -194,21 +199,22 @@ class NatsStore(Service):
         self._wait(client, Unsettled(None, answer.callback, self._reactor.seconds()))
         return answer
 
-    def _refusal(self) -> tuple[NackCode, str] | None:
+    def _refusal(self) -> tuple[NackCode, str, str] | None:
+        """With what code to refuse what comes, and why, in a word to count it and in words."""
         if not self.running:
-            return NackCode.UNAVAILABLE, "the store is closed"
+            return NackCode.UNAVAILABLE, "stopping", "the store is closed"
         if self._lost:
-            return NackCode.NOT_STORED, self._lost
+            return NackCode.NOT_STORED, "lost", self._lost
         if self._unusable:
-            return NackCode.UNAVAILABLE, self._unusable
+            return NackCode.UNAVAILABLE, "unusable", self._unusable
         if self._away_seconds >= self._limits.store_wait_seconds:
-            return NackCode.UNAVAILABLE, f"the engine is away: {self._away_reason}"
+            return NackCode.UNAVAILABLE, "away", f"the engine is away: {self._away_reason}"
         return None
 
     def _wait(self, client: bytes, entry: Unsettled) -> None:
         tail = self._tails.get(client)
         if tail is None:
-            tail = self._tails[client] = ClientTail(client, self.window)
+            tail = self._tails[client] = ClientTail(client, self.window, self._stream_counts)
         else:
             self._tails.move_to_end(client)
         tail.add(entry)
@@ -248,8 +254,9 @@ class NatsStore(Service):
 
     def _send(self, tail: ClientTail, request: Append | ReadTail | ReadEarlier) -> None:
         stream = self._stream
+        sent = self._reactor.seconds()
+        self._stream_counts.begun[request.kind] += 1
         if isinstance(request, Append):
-            sent = self._reactor.seconds()
             self._link.request(
                 subject_of(tail.client),
                 request.payload,
@@ -261,14 +268,14 @@ class NatsStore(Service):
                 get_subject(stream),
                 tail_request(tail.client),
                 None,
-                lambda reply: self._tail_read(tail, reply),
+                lambda reply: self._tail_read(tail, sent, reply),
             )
         else:
             self._link.request(
                 get_subject(stream),
                 get_request(request.sequence),
                 None,
-                lambda reply: self._earlier_read(tail, reply),
+                lambda reply: self._earlier_read(tail, sent, reply),
             )
 
     def _time(self) -> bytes:
@@ -279,6 +286,7 @@ class NatsStore(Service):
     def _appended(self, tail: ClientTail, request: Append, sent: float, reply: Reply) -> None:
         result = read_append(reply, self._stream, request.previous)
         now = self._reactor.seconds()
+        self._stream_counts.done(APPEND, now - sent, reply.data)
         tail.appended(result)
         if result.answered:
             self._engine_answered()
@@ -287,6 +295,7 @@ class NatsStore(Service):
         if result.outcome is AppendOutcome.STORED:
             count = request.last - request.first + 1
             self._counts.committed(count, len(request.payload), max(now - sent, 0.0))
+            self._stream_counts.batches.note(request.batches)
             self._durable_time = now
             self._last_lines = [
                 *self._last_lines,
@@ -299,7 +308,8 @@ class NatsStore(Service):
         # Once at once, for it may only be that another server was first.
         self._go_on(tail, later=not result.answered or tail.uncertain > 1)
 
-    def _tail_read(self, tail: ClientTail, reply: Reply) -> None:
+    def _tail_read(self, tail: ClientTail, sent: float, reply: Reply) -> None:
+        self._stream_counts.done(TAIL, self._reactor.seconds() - sent, reply.data)
         later = False
         try:
             message = read_stored(reply, tail.client)
@@ -317,7 +327,8 @@ class NatsStore(Service):
                 self._see_behind(tail, message.last if message else 0)
         self._go_on(tail, later=later)
 
-    def _earlier_read(self, tail: ClientTail, reply: Reply) -> None:
+    def _earlier_read(self, tail: ClientTail, sent: float, reply: Reply) -> None:
+        self._stream_counts.done(EARLIER, self._reactor.seconds() - sent, reply.data)
         later = False
         try:
             message = read_stored(reply, tail.client)
@@ -392,6 +403,14 @@ class NatsStore(Service):
             return 0.0
         return max(float(self._reactor.seconds()) - self._away_since, 0.0)
 
+    @property
+    def _state(self) -> EngineState:
+        if self._lost:
+            return EngineState.LOST
+        if self._unusable:
+            return EngineState.UNUSABLE
+        return EngineState.ANSWERING if self._away_since is None else EngineState.AWAY
+
     def _engine_answered(self) -> None:
         if self._away_since is not None:
             if self._away_said:
@@ -430,19 +449,21 @@ class NatsStore(Service):
         if not self._lost:
             self._lost = reason
             self._log.critical("{reason}; nothing more is taken", reason=reason)
-        self._refuse_all(NackCode.NOT_STORED, reason)
+        self._refuse_all(NackCode.NOT_STORED, "lost", reason)
 
     def _see_damaged(self, tail: ClientTail, error: StreamDamaged) -> None:
         self._damaged = str(error)
         self._log.error("{reason}; this client is refused", reason=self._damaged)
-        tail.refuse_all(NackCode.NOT_STORED, self._damaged)
+        self._stream_counts.refused["damaged"] += tail.refuse_all(
+            NackCode.NOT_STORED, self._damaged
+        )
 
-    def _refuse_all(self, code: NackCode, reason: str) -> None:
+    def _refuse_all(self, code: NackCode, why: str, reason: str) -> None:
         for tail in list(self._busy):
-            self._refuse(tail, code, reason)
+            self._refuse(tail, code, why, reason)
 
-    def _refuse(self, tail: ClientTail, code: NackCode, reason: str) -> None:
-        tail.refuse_all(code, reason)
+    def _refuse(self, tail: ClientTail, code: NackCode, why: str, reason: str) -> None:
+        self._stream_counts.refused[why] += tail.refuse_all(code, reason)
         self._answer(tail)
         if tail.idle and not tail.parked:
             self._ready.pop(tail, None)
@@ -476,6 +497,7 @@ class NatsStore(Service):
             self._lose(f"the stream {self._stream} was deleted and made again")
             return
         self._created = created
+        self._stream_counts.see_leader(info)
         self._info = info
         config = info.get("config", {})
         if config != self._config:
@@ -513,11 +535,12 @@ class NatsStore(Service):
                 self._refuse(
                     tail,
                     NackCode.UNAVAILABLE,
+                    "late",
                     f"not stored within {limit:g} s: {reason}; whether it will be is not known",
                 )
         if self._stopped is not None:
             if self._away_since is not None or now >= self._stop_deadline:
-                self._refuse_all(NackCode.UNAVAILABLE, "shutting down")
+                self._refuse_all(NackCode.UNAVAILABLE, "stopping", "shutting down")
             self._close_if_done()
         if not self._looking and now >= self._look_due and self.running:
             self._look()
@@ -555,6 +578,14 @@ class NatsStore(Service):
             place="in the stream",
             room="in the stream",
             troubles=tuple(troubles),
+            stream=read_stream_figures(
+                self._stream_counts,
+                self._link.counts,
+                self._info,
+                self._state,
+                self._away_seconds,
+                self._limits.store_requests,
+            ),
             store_warnings=(
                 *self._weaknesses,
                 *self._old_server(),

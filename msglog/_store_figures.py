@@ -6,6 +6,7 @@ from attrs import frozen
 
 from ._counts import CommitCounts, Histogram
 from ._recovery import Recovered
+from ._stream_figures import StreamFigures
 
 __all__ = ["StoreFigures", "commit_figures"]
 
@@ -46,6 +47,9 @@ class StoreFigures:
     room: str = "on the log's disk"
     troubles: tuple[str, ...] = ()
     store_warnings: tuple[str, ...] = ()
+
+    # What there is besides, if they are kept in a stream.
+    stream: StreamFigures | None = None
 
 
 def commit_figures(counts: CommitCounts) -> dict[str, object]:

@@ -32,7 +32,7 @@ import enum
 from array import array
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import Factory, define, evolve, frozen
 
@@ -40,6 +40,7 @@ from ._batch import STORED, Batch, NackCode, Refusal, Verdict
 from ._jetstream import MAX_LINES, MAX_PAYLOAD, Appended, AppendOutcome, StoredMessage
 from ._ledger import CHECKSUM_BYTES, ClientState, judge, judge_without_room
 from ._records import opening
+from ._stream_counts import APPEND, EARLIER, TAIL, Found, Origin, StreamCounts
 
 __all__ = ["Append", "ClientTail", "ReadEarlier", "ReadTail", "Unsettled"]
 
@@ -97,11 +98,14 @@ class Unsettled:
 class ReadTail:
     """Request: the client's last message in the stream."""
 
+    kind: ClassVar[str] = TAIL
+
 
 @frozen(slots=True)
 class ReadEarlier:
     """Request: an earlier message of the client, by its sequence in the stream."""
 
+    kind: ClassVar[str] = EARLIER
     sequence: int
 
 
@@ -111,12 +115,15 @@ class Append:
     Request: a message with the client's messages C{first} to C{last}.
 
     @ivar previous: which the client's last message in the stream must be for it to be taken.
+    @ivar batches: of how many batches these are.
     """
 
+    kind: ClassVar[str] = APPEND
     previous: int
     first: int
     last: int
     payload: bytes
+    batches: int = 1
 
 
 Request = ReadTail | ReadEarlier | Append
@@ -137,10 +144,21 @@ class _Taken:
     refusals: Any
 
 
+@frozen(slots=True)
+class _Doubt:
+    """An append whose outcome is unknown; conflicting: because its condition did not hold."""
+
+    previous: int
+    first: int
+    last: int
+    conflicting: bool
+
+
 class ClientTail:
     """
     @param client: the client id.
     @param window: how many of its last messages a resend is compared with.
+    @param counts: where to count what becomes of its appends.
     @ivar last: the client's last durable sequence, as far as that is known.
     @ivar behind_since: since when the engine has said less than was seen before.
     @ivar wrote: whether a batch was ever appended here; questions alone are not remembered.
@@ -150,8 +168,9 @@ class ClientTail:
     @ivar counted: for the owner: how much of its memory is counted.
     """
 
-    def __init__(self, client: bytes, window: int) -> None:
+    def __init__(self, client: bytes, window: int, counts: StreamCounts | None = None) -> None:
         self.client = client
+        self._counts = counts or StreamCounts()
         self._window = window
         # An append must be within the window, or it could not be recognised when it is read again.
         self._most = min(MAX_LINES, window)
@@ -162,6 +181,8 @@ class ClientTail:
         self._entries: deque[Unsettled] = deque()
         self._taken: list[_Taken] = []
         self._rollback = 0
+        self._doubt: _Doubt | None = None  # until the tail is read again
+        self._late: _Doubt | None = None  # had not landed when it was, and still may
         self._answers: list[tuple[Callable[[Any], None], Any]] = []
         self.behind_since: float | None = None
         self.wrote = False
@@ -202,12 +223,15 @@ class ClientTail:
         answers, self._answers = self._answers, []
         return answers
 
-    def refuse_all(self, code: NackCode, reason: str) -> None:
+    def refuse_all(self, code: NackCode, reason: str) -> int:
         """
         Let nothing wait any longer.
 
         What is in flight may still be stored; a resend then is acknowledged.
+
+        @return: how many messages were refused.
         """
+        refused = 0
         entries, self._entries = self._entries, deque()
         for taken in self._taken:
             taken.entry = Unsettled(None, _nobody, 0.0)
@@ -219,6 +243,9 @@ class ClientTail:
                 rest = len(entry.batch) - entry.done
                 entry.settle(rest, [Refusal(0, rest, code, 0, reason)])
                 self._answers.append((entry.judged, entry.verdict))
+                refused += rest
+        self._give_up_doubt()
+        return refused
 
     # --- what to ask of the engine ---------------------------------------------------------
 
@@ -302,7 +329,9 @@ class ClientTail:
                 break
         self._state = _State.APPENDING
         payload = head + head.join(lines)
-        return Append(self._sequence, self._rollback + 1, known.last, payload)
+        return Append(
+            self._sequence, self._rollback + 1, known.last, payload, batches=len(self._taken)
+        )
 
     # --- what the engine said --------------------------------------------------------------
 
@@ -313,23 +342,34 @@ class ClientTail:
         if result.outcome is AppendOutcome.STORED:
             self._state = _State.KNOWN
             self.uncertain = 0
+            self._late = None
             self._sequence = result.sequence
             self._trim()
             for one in taken:
                 self._settle_taken(one)
             return
         known = self._known
-        del known.checksums[len(known.checksums) - (known.last - self._rollback) :]
+        first, last = self._rollback + 1, known.last
+        del known.checksums[len(known.checksums) - (last - self._rollback) :]
         known.last = self._rollback
         if result.outcome is AppendOutcome.UNKNOWN:
             self._state = _State.UNKNOWN
             self.uncertain += 1
+            self._counts.unknown[result.cause] += 1
+            self._doubt = _Doubt(self._sequence, first, last, result.conflicting)
+            if not self._entries:
+                self._give_up_doubt()  # nobody waits for it any more
             return
         self._state = _State.KNOWN
         for one in taken:
             if one.entry.batch is not None:
                 rest = one.entry.rest
                 verdict = judge_without_room(known, rest, self._window, result.reason)
+                self._counts.refused["full"] += sum(
+                    refusal.stop - refusal.start
+                    for refusal in verdict.refusals
+                    if refusal.code is NackCode.NOT_STORED
+                )
                 self._settle_first(one.entry, len(rest), verdict.refusals)
 
     def _settle_taken(self, taken: _Taken) -> None:
@@ -369,8 +409,14 @@ class ClientTail:
             return False
         self.behind_since = None
         self._state = _State.KNOWN
-        if message is None or message.sequence == self._sequence:
-            return True
+        if message is not None and message.sequence != self._sequence:
+            self._move(message)
+        if self._doubt is not None:
+            self._resolve(self._doubt, message)
+        return True
+
+    def _move(self, message: StoredMessage) -> None:
+        known = self._known
         if message.previous == self._sequence and message.first == known.last + 1:
             known.checksums.extend(message.checksums)
         else:
@@ -379,7 +425,6 @@ class ClientTail:
         known.last = message.last
         self._sequence = message.sequence
         self._trim()
-        return True
 
     def earlier_unread(self) -> None:
         """The engine could not say what an earlier message is."""
@@ -395,6 +440,42 @@ class ClientTail:
             return
         known.checksums = array("I", message.checksums) + known.checksums
         self._earlier = message.previous
+
+    # --- what is counted of appends whose outcome was unknown --------------------------------
+
+    def _resolve(self, doubt: _Doubt, tail: StoredMessage | None) -> None:
+        """The tail was read after such an append."""
+        self._doubt = None
+        last = self._known.last
+        if last >= doubt.last:
+            found = Found.LANDED
+        elif last >= doubt.first:
+            found = Found.PARTLY
+        else:
+            found = Found.NOT_LANDED
+        self._counts.found[found] += 1
+        if doubt.conflicting:
+            self._counts.conflicts[self._moved_by(doubt, tail)] += 1
+            self._late = None
+        elif found is Found.NOT_LANDED:
+            self._late = doubt
+
+    def _moved_by(self, doubt: _Doubt, tail: StoredMessage | None) -> Origin:
+        if tail is None or tail.sequence == doubt.previous:
+            return Origin.NOTHING
+        late = self._late
+        if late is not None and (tail.previous, tail.first, tail.last) == (
+            late.previous,
+            late.first,
+            late.last,
+        ):
+            return Origin.LATE
+        return Origin.ELSEWHERE
+
+    def _give_up_doubt(self) -> None:
+        if self._doubt is not None:
+            self._doubt = None
+            self._counts.found[Found.GAVE_UP] += 1
 
 
 def _nobody(result: object) -> None:

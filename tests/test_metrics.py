@@ -19,7 +19,7 @@ from msglog.testing import appended, make_batch
 from .test_health import A, Bench
 
 ROOT = Path(__file__).parent.parent
-UNITS = ("_bytes", "_seconds", "_messages", "_clients", "_records", "_connections")
+UNITS = ("_bytes", "_seconds", "_messages", "_clients", "_records", "_connections", "_batches")
 
 
 class MetricsTest(SynchronousTestCase):
