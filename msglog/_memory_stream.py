@@ -30,6 +30,7 @@ class MemoryStream:
     @ivar requests: every request made: (subject, payload, headers).
     @ivar away: while true, nothing is done and nothing answered.
     @ivar mute: how many of the next appends are done and not answered.
+    @ivar busy: how many of the next appends are refused because another one is under way.
     @ivar full: whether appends are refused for want of room.
     @ivar hidden: how many of the last messages a read does not show, as a leader that is behind.
     @ivar info: what a question for the stream's state is answered.
@@ -41,6 +42,7 @@ class MemoryStream:
         self.requests: list[tuple[str, bytes, dict[str, str] | None]] = []
         self.away = False
         self.mute = 0
+        self.busy = 0
         self.full = False
         self.hidden = 0
         self.trouble = ""
@@ -85,16 +87,16 @@ class MemoryStream:
         done(self._do(subject, payload, headers))
         return True
 
-    def lose(self) -> None:
+    def lose(self, cause: Unknown = Unknown.TIMEOUT) -> None:
         """Leave the oldest request undone and unanswered."""
         *_, done = self._waiting.popleft()
-        done(_no_answer())
+        done(_no_answer(cause))
 
-    def land(self) -> None:
+    def land(self, cause: Unknown = Unknown.TIMEOUT) -> None:
         """Do the oldest request, and lose its answer."""
         subject, payload, headers, done = self._waiting.popleft()
         self._do(subject, payload, headers)
-        done(_no_answer())
+        done(_no_answer(cause))
 
     def _do(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> Reply:
         if self.away:
@@ -106,6 +108,9 @@ class MemoryStream:
         return self._get(orjson.loads(payload))
 
     def _append(self, subject: str, payload: bytes, headers: dict[str, str]) -> Reply:
+        if self.busy:
+            self.busy -= 1
+            return _error(400, 10164, "wrong last sequence")
         expected = int(headers["Nats-Expected-Last-Subject-Sequence"])
         last = self._last(subject, len(self.messages))
         if last != expected:
@@ -141,8 +146,8 @@ class MemoryStream:
         return Reply(orjson.dumps({"message": message}))
 
 
-def _no_answer() -> Reply:
-    return Reply(None, "no answer within 1 s", Unknown.TIMEOUT)
+def _no_answer(cause: Unknown = Unknown.TIMEOUT) -> Reply:
+    return Reply(None, "no answer within 1 s", cause)
 
 
 def _error(code: int, number: int, description: str) -> Reply:

@@ -12,11 +12,17 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
+from msglog._factory import MessageLogFactory
+from msglog._figures import read_figures
 from msglog._health import Health
 from msglog._metrics import Scrape, registry_of
-from msglog.testing import appended, make_batch
+from msglog._nats_store import NatsStore
+from msglog._stream_counts import LinkCounts, StreamCounts
+from msglog._stream_figures import EngineState, read_stream_figures
+from msglog.testing import MemoryStream, appended, make_batch
 
 from .test_health import A, Bench
+from .test_nats_store import NatsCase
 
 ROOT = Path(__file__).parent.parent
 UNITS = ("_bytes", "_seconds", "_messages", "_clients", "_records", "_connections", "_batches")
@@ -97,6 +103,72 @@ class MetricsTest(SynchronousTestCase):
         self.assertEqual(rows, names)
 
 
+class StreamMetricsTest(NatsCase):
+    """What is scraped of a store on a stream."""
+
+    def scrape(self, store: NatsStore) -> dict[tuple[str, str], float]:
+        """Each sample's value by its name and the values of its labels."""
+        factory = MessageLogFactory(self.clock, store, self.limits)
+        made = Scrape(read_figures(store, factory), Health((), (), ()), self.limits)
+        return {
+            (sample.name, ",".join(sorted(sample.labels.values()))): sample.value
+            for family in text_string_to_metric_families(
+                generate_latest(registry_of(made)).decode()
+            )
+            for sample in family.samples
+        }
+
+    def test_values(self) -> None:
+        stream = MemoryStream()
+        stream.info["cluster"] = {
+            "leader": "n1",
+            "replicas": [{"name": "n2", "current": True, "lag": 3, "active": 0}],
+        }
+        stream.counts.connected("n1:4222")
+        store = self.make_store(stream)
+        self.append(store, 1, b"a", b"b")
+        self.settle(store)
+        stream.mute = 1
+        self.append(store, 3, b"c")
+        self.settle(store)
+        self.advance(1)
+        scraped = self.scrape(store)
+        for name, label, value in (
+            ("messages_acked_total", "", 0),
+            ("records_written_total", "", 2),
+            ("commit_seconds_count", "", 1),
+            ("stream_request_seconds_count", "append", 1),
+            ("stream_request_seconds_bucket", "+Inf,append", 1),
+            ("stream_request_seconds_count", "tail", 2),
+            ("stream_append_batches_sum", "", 1),
+            ("stream_appends_unknown_total", "timeout", 1),
+            ("stream_appends_unknown_total", "disconnected", 0),
+            ("stream_appends_resolved_total", "landed", 1),
+            ("stream_appends_unresolved", "", 0),
+            ("stream_conflicts_total", "elsewhere", 0),
+            ("stream_messages_refused_total", "full", 0),
+            ("stream_state", "answering", 1),
+            ("stream_state", "away", 0),
+            ("stream_away_seconds", "", 0),
+            ("stream_connection_info", "n1:4222", 1),
+            ("stream_disconnected_seconds", "", 0),
+            ("stream_reconnects_total", "resumed", 0),
+            ("stream_requests", "append", 0),
+            ("stream_requests_limit", "", 256),
+            ("stream_replicas", "", 3),
+            ("stream_replicas_current", "", 2),
+            ("stream_replica_lag", "n2", 3),
+            ("stream_leader_changes_total", "", 0),
+        ):
+            self.assertEqual(scraped["msglog_" + name, label], value, (name, label))
+        self.assertGreater(scraped["msglog_stream_read_bytes_total", "tail"], 0)
+
+    def test_unknown_is_absent(self) -> None:
+        """Without a connection there is no name of a server."""
+        scraped = self.scrape(self.make_store())
+        self.assertEqual([name for name, _ in scraped if name.endswith("connection_info")], [])
+
+
 class DeployTest(SynchronousTestCase):
     """What is in deploy/ names only metrics that there are."""
 
@@ -105,7 +177,10 @@ class DeployTest(SynchronousTestCase):
         self.bench.store.startService()
         appended(self.bench.store, make_batch(A, 1, b"a"))
         self.bench.settle()
-        figures = evolve(self.bench.figures(), certificate_expires=2e9)
+        stream = read_stream_figures(
+            StreamCounts(), LinkCounts(server="n1:4222"), {}, EngineState.AWAY, 0.0, 1
+        )
+        figures = evolve(self.bench.figures(), certificate_expires=2e9, stream=stream)
         made = Scrape(figures, Health((), (), ()), self.bench.limits)
         self.names = {
             sample.name
