@@ -62,7 +62,7 @@ class Server:
                 stderr=output,
                 start_new_session=True,
             )
-        wait_until(lambda: self._serves(begun), "listening")
+        wait_until(lambda: self._serves(begun), "listening", 60)
         return self
 
     def _starts(self) -> int:

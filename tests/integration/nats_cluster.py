@@ -1,12 +1,15 @@
-"""A NATS cluster for a test: real nats-servers on loopback, ended with the test."""
+"""A NATS cluster for a test: real nats-servers, ended with the test."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 from conftest import free_port, wait_until
@@ -15,10 +18,22 @@ NATS_SERVER = str(Path(sys.executable).parent / "nats-server")
 
 
 class Node:
-    """One nats-server."""
+    """
+    One nats-server.
 
-    def __init__(self, folder: Path, name: str, extra: str) -> None:
+    @param inside: words before its command that make it run where that address is.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        extra: str = "",
+        address: str = "127.0.0.1",
+        inside: tuple[str, ...] = (),
+    ) -> None:
         self.name = name
+        self.address, self.inside = address, inside
         self.port, self.route, self.monitor = free_port(), free_port(), free_port()
         self.folder = folder / name
         self.folder.mkdir()
@@ -27,18 +42,17 @@ class Node:
 
     @property
     def server(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
 
-    def write_config(self, routes: list[int]) -> None:
+    def write_config(self, nodes: list[Node]) -> None:
         cluster = ""
-        if len(routes) > 1:
-            urls = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
-            cluster = (
-                f'cluster {{ name: test, listen: "127.0.0.1:{self.route}", routes: [{urls}] }}\n'
-            )
+        if len(nodes) > 1:
+            urls = ", ".join(f"nats://{node.address}:{node.route}" for node in nodes)
+            listen = f"{self.address}:{self.route}"
+            cluster = f'cluster {{ name: test, listen: "{listen}", routes: [{urls}] }}\n'
         (self.folder / "nats.conf").write_text(
-            f'server_name: {self.name}\nlisten: "127.0.0.1:{self.port}"\n'
-            f'http: "127.0.0.1:{self.monitor}"\n'
+            f'server_name: {self.name}\nlisten: "{self.server}"\n'
+            f'http: "{self.address}:{self.monitor}"\n'
             f'jetstream {{ store_dir: "{self.folder}", sync_interval: always }}\n'
             f"{cluster}{self.extra}\n"
         )
@@ -46,18 +60,43 @@ class Node:
     def start(self) -> None:
         with (self.folder / "output").open("ab") as output:
             self.process = subprocess.Popen(
-                [NATS_SERVER, "-c", str(self.folder / "nats.conf")],
+                [*self.inside, NATS_SERVER, "-c", str(self.folder / "nats.conf")],
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-        wait_until(self.listens, f"{self.name} listening")
+        wait_until(self.listens, f"{self.name} listening", 60)
 
     def listens(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "output").read_text()
         with socket.socket() as s:
-            return s.connect_ex(("127.0.0.1", self.port)) == 0
+            return s.connect_ex((self.address, self.port)) == 0
+
+    def ask(self, path: str) -> dict:
+        """What its monitoring says."""
+        url = f"http://{self.address}:{self.monitor}{path}"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return json.load(answer)
+
+    def stream(self) -> dict | None:
+        """The state of the only stream, if this is who leads it by its own word."""
+        if self.process is None:
+            return None
+        try:
+            jsz = self.ask("/jsz?streams=true")
+        except OSError:
+            return None
+        for account in jsz.get("account_details", ()):
+            for stream in account.get("stream_detail", ()):
+                if stream["cluster"].get("leader") == self.name:
+                    return stream
+        return None
+
+    @property
+    def store(self) -> Path:
+        """Where the files of the stream's messages are."""
+        return self.folder / "jetstream" / "$G" / "streams" / "MSGLOG" / "msgs"
 
     def send(self, number: int) -> None:
         assert self.process is not None
@@ -79,10 +118,10 @@ class Node:
 class Cluster:
     """So many servers that know each other."""
 
-    def __init__(self, folder: Path, size: int, extra: str = "") -> None:
-        self.nodes = [Node(folder, f"n{i}", extra) for i in range(1, size + 1)]
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self.nodes = list(nodes)
         for node in self.nodes:
-            node.write_config([other.route for other in self.nodes])
+            node.write_config(self.nodes)
 
     def start(self) -> Cluster:
         for node in self.nodes:
@@ -112,6 +151,26 @@ class Cluster:
             wait_until(created, "a stream", 60)
         except AssertionError as e:
             raise AssertionError(f"{e}: {self.said}") from None
+
+    @property
+    def leader(self) -> Node | None:
+        """Who leads the stream, by its own word; of several the one that has stored most."""
+        leaders = [(s["state"]["last_seq"], node) for node in self.nodes if (s := node.stream())]
+        return max(leaders, key=lambda one: one[0])[1] if leaders else None
+
+    def is_current(self) -> bool:
+        """Whether all replicas are up to date, as their leader says."""
+        leader = self.leader
+        stream = leader.stream() if leader is not None else None
+        if stream is None:
+            return False
+        replicas = stream["cluster"].get("replicas", ())
+        others = len(self.nodes) - 1
+        return len(replicas) == others and all(one.get("current") for one in replicas)
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
 
     def kill(self) -> None:
         for node in self.nodes:

@@ -8,59 +8,23 @@ import asyncio
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
 import uuid
 from pathlib import Path
 
 import pytest
 import wire
-from conftest import BIN, Watched, wait_until
-from hoppers import Hopper, find_wrong, read_stream
+from conftest import BIN, wait_until
+from front_ends import FrontEnd, Unconditional
 from nats_cluster import Cluster, Node
+from stream_files import examine
 
-import msglog
+from tests.faults.cluster_faults import KINDS
+from tests.faults.record import body_of
 
-HOPPERS = 6
-
-
-class FrontEnd(Watched):
-    """A server without a log of its own."""
-
-    def __init__(self, folder: Path, url: str, *options: str) -> None:
-        folder.mkdir()
-        super().__init__(folder, *options)
-        self.url = url
-
-    def command(self, *options: str) -> list[str]:
-        listen = f"tcp:{self.port}:interface=127.0.0.1"
-        return [
-            *(str(BIN / "twistd"), "-n", "--pidfile=", "msglog", "--store", self.url),
-            *("--listen", listen, *self.options, *options),
-        ]
-
-
-class Unconditional(FrontEnd):
-    """The same, but for the condition on which an append is taken: what the tests must notice."""
-
-    PROGRAM = """
-import msglog._nats_store as store
-real = store.append_headers
-def without(*words):
-    headers = real(*words)
-    del headers["Nats-Expected-Last-Subject-Sequence"]
-    return headers
-store.append_headers = without
-from twisted.scripts.twistd import run
-run()
-"""
-
-    def command(self, *options: str) -> list[str]:
-        return [sys.executable, "-c", self.PROGRAM, *super().command(*options)[1:]]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -70,7 +34,7 @@ def make_cluster(tmp_path):
     def make(size: int, extra: str = "") -> Cluster:
         folder = tmp_path / f"nats{len(clusters)}"
         folder.mkdir()
-        cluster = Cluster(folder, size, extra)
+        cluster = Cluster(Node(folder, f"n{i}", extra) for i in range(1, size + 1))
         clusters.append(cluster)
         return cluster.start()
 
@@ -93,193 +57,62 @@ def make_front_end(tmp_path):
         front_end.kill()
 
 
-class Own(threading.Thread):
-    """One of msglog's own clients, which knows both servers."""
-
-    def __init__(self, servers: str) -> None:
-        super().__init__()
-        self.servers = servers
-        self.id = uuid.uuid4()
-        self.bodies: list[bytes] = []
-        self.acked = 0
-        self.ended = threading.Event()
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            with msglog.connect(self.servers, client=self.id, timeout=30) as log:
-                while not self.ended.is_set():
-                    first = len(self.bodies)
-                    bodies = [b"own %d" % n for n in range(first, first + 25)]
-                    self.bodies += bodies
-                    for receipt in log.send_all(bodies):
-                        assert receipt.sequence == self.acked + 1
-                        self.acked += 1
-                    time.sleep(0.01)
-        except BaseException as e:
-            self.error = e
+# The fault suite in short: what CI has time for.
+SHORT = (
+    ("leader-kills", 3),
+    ("double-kills", 1),
+    ("front-kills", 1),
+    ("leader-cuts", 1),
+)
 
 
-class Load:
-    """Hoppers and own clients, in threads of their own, while C{with} lasts."""
-
-    def __init__(self, front_ends: list[FrontEnd], own: int = 2) -> None:
-        seed = int.from_bytes(os.urandom(4), "big")
-        print(f"seed {seed}")
-        ports = [front_end.port for front_end in front_ends]
-        self.hoppers = [Hopper(ports, seed + n) for n in range(HOPPERS)]
-        servers = [f"127.0.0.1:{port}" for port in ports]
-        self.own = [Own(",".join(servers[n % 2 :] + servers[: n % 2])) for n in range(own)]
-        self._ended = asyncio.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        async def hop() -> None:
-            await asyncio.gather(*(hopper.run(self._ended) for hopper in self.hoppers))
-
-        self._loop.run_until_complete(hop())
-
-    def __enter__(self) -> Load:
-        self._thread.start()
-        for own in self.own:
-            own.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._ended.set)
-        for own in self.own:
-            own.ended.set()
-        self._thread.join(60)
-        for own in self.own:
-            own.join(60)
-        self._loop.close()
-
-    @property
-    def acked(self) -> int:
-        return sum(client.acked for client in (*self.hoppers, *self.own))
-
-    def goes_on(self, seconds: float = 40.0) -> float:
-        """Until every client has had something acknowledged since; how long the first took."""
-        began = time.monotonic()
-        before = [(client, client.acked) for client in (*self.hoppers, *self.own)]
-        wait_until(lambda: any(c.acked > acked for c, acked in before), "an ACK", seconds)
-        first = time.monotonic() - began
-        wait_until(lambda: all(c.acked > acked for c, acked in before), "an ACK for all", seconds)
-        return first
-
-    def check(self, url: str) -> tuple[int, list[str]]:
-        """How many messages the stream has, and everything that is wrong."""
-        wrong = [text for hopper in self.hoppers for text in hopper.wrong]
-        wrong += [f"own client: {own.error!r}" for own in self.own if own.error is not None]
-        lines = asyncio.run(read_stream(url))
-        bodies = {hopper.id: hopper.bodies for hopper in self.hoppers}
-        bodies |= {own.id.bytes: own.bodies for own in self.own}
-        wrong += find_wrong(lines, bodies)
-        counts: dict[str, int] = {}
-        for line in lines:
-            counts[line["client"]] = counts.get(line["client"], 0) + 1
-        for client in self.hoppers:
-            stored = counts.get(str(uuid.UUID(bytes=client.id)), 0)
-            if stored < client.acked:
-                wrong.append(f"{client.acked} were acknowledged, {stored} are stored")
-        for own in self.own:
-            if counts.get(str(own.id), 0) < own.acked:
-                wrong.append("acknowledged messages of an own client are missing")
-        return len(lines), wrong
-
-
-def ask(node: Node, path: str) -> dict:
-    with urllib.request.urlopen(f"http://127.0.0.1:{node.monitor}{path}", timeout=5) as answer:
-        return json.load(answer)
-
-
-def find_leader(cluster: Cluster) -> Node | None:
-    """The node that leads the stream, by its own word."""
-    for node in cluster.nodes:
-        if node.process is None:
-            continue
-        try:
-            jsz = ask(node, "/jsz?streams=true")
-        except OSError:
-            continue
-        for account in jsz.get("account_details", ()):
-            for stream in account.get("stream_detail", ()):
-                if stream["cluster"].get("leader") == node.name:
-                    return node
-    return None
-
-
-def leader_of(cluster: Cluster) -> Node:
-    wait_until(lambda: find_leader(cluster) is not None, "a leader", 30)
-    leader = find_leader(cluster)
-    assert leader is not None
-    return leader
-
-
-def is_current(cluster: Cluster) -> bool:
-    leader = find_leader(cluster)
-    if leader is None:
-        return False
-    jsz = ask(leader, "/jsz?streams=true")
-    (stream,) = jsz["account_details"][0]["stream_detail"]
-    replicas = stream["cluster"].get("replicas", ())
-    return len(replicas) == 2 and all(one.get("current") for one in replicas)
-
-
-def test_leader_killed(make_cluster, make_front_end) -> None:
+def test_faults(tmp_path) -> None:
     """
-    The stream's leader is killed (-9) again and again under load, and stopped (SIGSTOP) once, and
-    a server of msglog is killed: nothing that was acknowledged is lost, repeated or out of order.
+    Leaders killed, the quorum lost, a leader cut off from the others, a server killed: nothing
+    that was acknowledged is lost, repeated or out of order.
     """
-    cluster = make_cluster(3)
-    cluster.create_stream()
-    front_ends = [make_front_end(cluster.url) for _ in range(2)]
-    began = time.monotonic()
-    with Load(front_ends) as load:
-        load.goes_on()
-        for turn in range(3):
-            leader = leader_of(cluster)
-            leader.kill()
-            print(f"leader {leader.name} killed; ACKs after {load.goes_on():.1f} s")
-            leader.start()
-            if turn == 0:
-                front_ends[0].kill()
-                front_ends[0].start()
-            wait_until(lambda: is_current(cluster), "replicas that are up to date", 40)
-        leader = leader_of(cluster)
-        leader.send(signal.SIGSTOP)
-        print(f"leader {leader.name} stopped; ACKs after {load.goes_on():.1f} s")
-        leader.send(signal.SIGCONT)
-        load.goes_on()
-    stored, wrong = load.check(cluster.url)
-    refused = [hopper.refused for hopper in load.hoppers]
-    print(
-        f"{stored} stored, {load.acked} acknowledged, {time.monotonic() - began:.0f} s, {refused}"
+    counts = dict.fromkeys((kind.option for kind in KINDS), 0) | dict(SHORT)
+    report = tmp_path / "report"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.faults.cluster", "--report", str(report)),
+            *("--folder", str(tmp_path), "--fronts", "2", "--hoppers", "6", "--own", "3"),
+            *("--away-seconds", "6", "8"),
+            *(f"--{option}={count}" for option, count in counts.items()),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    assert wrong == []
-    assert stored > 500
-    for front_end in front_ends:
-        front_end.stop()
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    if os.environ.get("CI") and os.geteuid() == 0:
+        assert "not installed" not in done.stdout
+    numbers = json.loads(report.read_text())
+    assert sum(numbers["faults"].values()) >= 5
+    assert numbers["stored"] > 500
 
 
-def test_without_the_condition(make_cluster, make_front_end) -> None:
+@pytest.mark.parametrize(("kind", "repeats"), [(FrontEnd, 0), (Unconditional, 1)])
+def test_condition(make_cluster, make_front_end, kind, repeats) -> None:
     """
-    The control: without the expected sequence, the same load finds repeats, with nothing killed.
-    So the tests would see them.
+    A client that was elsewhere meanwhile sends again what is stored: it is stored once.  The
+    control: without the condition it is stored twice, and the reader of the files sees that.
     """
-    quick = ("--store-wait-seconds", "1")
-    for _ in range(6):  # chance decides when two front-ends have the same client at once
-        cluster = make_cluster(1)
-        cluster.create_stream()
-        front_ends = [make_front_end(cluster.url, *quick, kind=Unconditional) for _ in range(2)]
-        with Load(front_ends, own=0) as load:
-            time.sleep(4)
-        stored, wrong = load.check(cluster.url)
-        assert stored > 0
-        if any("stands behind" in text for text in wrong):
-            return
-    raise AssertionError("no repeat was seen")
+    cluster = make_cluster(1)
+    cluster.create_stream()
+    here, there = (make_front_end(cluster.url, kind=kind) for _ in range(2))
+    client = uuid.uuid4().bytes
+    with wire.Connection(here.port) as one, wire.Connection(there.port) as other:
+        one.log(client, 1, body_of(client, 1))
+        other.log(client, 1, body_of(client, 1))
+        other.log(client, 2, body_of(client, 2))
+        one.log(client, 2, body_of(client, 2))  # whose last word is that 1 is the last
+    cluster.stop()
+    found = examine(cluster.nodes[0].store, body_of, [client])
+    assert (found.messages, found.repeats) == (2 + repeats, repeats)
+    assert (found.gaps, found.others, found.different, found.stored) == (0, 0, 0, {client: 2})
 
 
 def test_contract(make_cluster, tmp_path) -> None:
@@ -349,8 +182,10 @@ def test_full(make_cluster, make_front_end) -> None:
         asyncio.run(_raise_limit(cluster.url))
         connection.log(client, stored + 1, bytes(100))
         connection.log(client, stored, bytes(100))
-    lines = asyncio.run(read_stream(cluster.url))
-    assert [line["seq"] for line in lines] == list(range(1, stored + 2))
+    front_end.stop()
+    cluster.stop()
+    found = examine(cluster.nodes[0].store, lambda *_: bytes(100), [client])
+    assert (found.messages, found.different, found.stored) == (stored + 1, 0, {client: stored + 1})
 
 
 async def _raise_limit(url: str) -> None:
