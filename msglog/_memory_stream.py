@@ -11,6 +11,7 @@ import orjson
 from twisted.internet.defer import Deferred, succeed
 
 from ._jetstream import Reply, Unknown
+from ._nats_access import NatsAccess
 from ._stream_counts import LinkCounts
 from ._stream_settings import stream_config
 
@@ -66,8 +67,8 @@ class MemoryStream:
         self.started = False
         return succeed(None)
 
-    def ask(self, subject: str, payload: bytes, seconds: float) -> Reply:
-        """See C{NatsLink}."""
+    def ask(self, access: NatsAccess, subject: str, payload: bytes, seconds: float) -> Reply:
+        """See L{NatsStore<msglog._nats_store.NatsStore>}."""
         return self._do(subject, payload, None)
 
     def request(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import ssl
+from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,6 +22,10 @@ _DEFAULT_PORT = 4222
 INBOX_PREFIX = "_INBOX_msglog"
 
 _SCHEMES = ("nats", "tls")
+
+# The two parts of a credentials file.
+_JWT = re.compile(r"-BEGIN NATS USER JWT-+\s+(\S+)\s+-+END")
+_SEED = re.compile(r"-BEGIN USER NKEY SEED-+\s+(\S+)\s+-+END")
 
 
 @frozen
@@ -55,6 +61,22 @@ class TLSFiles:
                     f"cannot use {self.certificate} and its key for TLS to NATS: {e}"
                 ) from None
         return context
+
+    def client_options(self, name: str) -> Any:
+        """
+        The same for Twisted's C{startTLS}.
+
+        @param name: what the server must prove to be.
+        @raise StartError: a file cannot be used, or Twisted has no TLS.
+        """
+        try:
+            from ._twisted_tls import client_options
+        except ImportError:
+            raise StartError(
+                "TLS to NATS needs more than msglog: pip install 'msglog[nats,tls]'"
+            ) from None
+        self.context()  # the same files, and what is wrong with them said in words
+        return client_options(name, self.authority, self.certificate, self.key, lowest="TLSv1_2")
 
 
 @frozen
@@ -99,9 +121,49 @@ class NatsAccess:
             options["tls"] = self.tls.context()
         return options
 
+    def check(self) -> None:
+        """
+        See whether a connection can be begun.
+
+        @raise StartError: a file cannot be used, or TLS is wanted and Twisted has none.
+        """
+        if self.tls is not None:
+            self.tls.client_options("localhost")
+        self.login("")
+
+    def login(self, nonce: str) -> dict[str, str]:
+        """
+        What CONNECT says of who this is.
+
+        @param nonce: what the server wants to have signed.
+        @raise StartError: the credentials file cannot be used.
+        """
+        if self.credentials is not None:
+            return _signed(self.credentials, nonce)
+        if self.user is not None:
+            return {"user": self.user, "pass": self.password or ""}
+        return {"auth_token": self.token} if self.token is not None else {}
+
     def with_tls(self, files: TLSFiles) -> NatsAccess:
         """The same with TLS by these files."""
         return evolve(self, tls=files)
+
+
+def _signed(path: Path, nonce: str) -> dict[str, str]:
+    import nkeys
+
+    try:
+        text = path.read_text()
+    except (OSError, ValueError) as e:
+        raise StartError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from None
+    jwt, seed = _JWT.search(text), _SEED.search(text)
+    if jwt is None or seed is None:
+        raise StartError(f"{path} is no credentials file: it has no NATS user JWT and nkey seed")
+    try:
+        signature = nkeys.from_seed(seed[1].encode()).sign(nonce.encode())
+    except Exception:  # whatever nkeys and PyNaCl raise; their words may show the seed
+        raise StartError(f"{path}: its nkey seed is not valid") from None
+    return {"jwt": jwt[1], "sig": urlsafe_b64encode(signature).rstrip(b"=").decode()}
 
 
 def parse_nats(url: str) -> NatsAccess:

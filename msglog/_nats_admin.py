@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -17,11 +18,13 @@ from ._errors import MsglogError
 from ._jetstream import EngineError, Reply, info_subject, read_info
 from ._nats_access import INBOX_PREFIX, NatsAccess
 
-__all__ = ["StreamError", "StreamState", "create_stream", "read_stream", "servers_sync"]
+__all__ = ["StreamError", "StreamState", "ask_once", "create_stream", "read_stream", "servers_sync"]
 
 # For a connection, and for an answer: a person waits, and a new cluster may still elect its leader.
 _SECONDS = 10.0
 _MONITOR_SECONDS = 5.0
+
+_NO_JETSTREAM = "nobody answers for the stream: it has no leader, or there is no JetStream"
 
 
 class StreamError(MsglogError):
@@ -41,7 +44,12 @@ class StreamState:
     replicas: dict[str, bool]
 
 
-async def _ask(access: NatsAccess, subject: str, payload: bytes) -> dict[str, Any]:
+async def _request(access: NatsAccess, subject: str, payload: bytes) -> Reply:
+    """
+    Ask over a connection of its own.
+
+    @raise StartError: a file that the connection needs cannot be read.
+    """
     client = Client()
     complaints: list[str] = []
 
@@ -61,20 +69,47 @@ async def _ask(access: NatsAccess, subject: str, payload: bytes) -> dict[str, An
             _SECONDS,
         )
         message = await client.request(subject, payload, timeout=_SECONDS)
-        return read_info(Reply(message.data))
-    except EngineError as e:
-        raise StreamError(f"{access}: {e}") from None
+        return Reply(message.data)
     except errors.NoRespondersError:
-        raise StreamError(
-            f"{access} has no JetStream, or not for this user: add 'jetstream {{}}' to the "
-            f"servers' configuration"
-        ) from None
+        return Reply(None, _NO_JETSTREAM)
     except (TimeoutError, OSError, errors.Error) as e:
-        why = complaints[-1] if complaints else str(e) or type(e).__name__
-        raise StreamError(f"{access} does not answer: {why}") from None
+        return Reply(None, complaints[-1] if complaints else str(e) or type(e).__name__)
     finally:
         if client.is_connected:
             await client.close()
+
+
+async def _ask(access: NatsAccess, subject: str, payload: bytes) -> dict[str, Any]:
+    reply = await _request(access, subject, payload)
+    if reply.trouble == _NO_JETSTREAM:
+        raise StreamError(
+            f"{access} has no JetStream, or not for this user: add 'jetstream {{}}' to the "
+            f"servers' configuration"
+        )
+    if reply.data is None:
+        raise StreamError(f"{access} does not answer: {reply.trouble}")
+    try:
+        return read_info(reply)
+    except EngineError as e:
+        raise StreamError(f"{access}: {e}") from None
+
+
+def ask_once(access: NatsAccess, subject: str, payload: bytes, seconds: float) -> Reply:
+    """
+    Ask and wait, in a thread: before a reactor runs, and when one does.
+
+    @param seconds: for how long.
+    @raise StartError: a file that the connection needs cannot be read.
+    """
+
+    async def ask() -> Reply:
+        try:
+            return await asyncio.wait_for(_request(access, subject, payload), seconds)
+        except TimeoutError:
+            return Reply(None, f"no answer within {seconds:g} s")
+
+    with ThreadPoolExecutor(1, "msglog asks NATS") as threads:
+        return threads.submit(asyncio.run, ask()).result()
 
 
 def create_stream(access: NatsAccess, config: dict[str, Any]) -> None:

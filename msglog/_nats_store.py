@@ -47,6 +47,7 @@ from ._jetstream import (
 from ._last_lines import LINES_SHOWN
 from ._limits import Limits
 from ._nats_access import DEFAULT_STREAM, NatsAccess
+from ._nats_link import NatsLink
 from ._records import format_fragments, format_time
 from ._recovery import Recovered
 from ._store_figures import StoreFigures, commit_figures
@@ -97,8 +98,6 @@ class ILink(Protocol):
 
     def start(self) -> None: ...
 
-    def ask(self, subject: str, payload: bytes, seconds: float) -> Reply: ...
-
     def request(
         self,
         subject: str,
@@ -120,6 +119,7 @@ class NatsStore(Service):
     @param stream: the stream's name.
     @param limits: see L{Limits}.
     @param link: what brings requests there, instead of a connection.
+    @param ask: asks once and waits, before the reactor runs, instead of over a connection.
     @param clock: seconds since 1970, for the lines' times.
     """
 
@@ -134,6 +134,7 @@ class NatsStore(Service):
         limits: Limits | None = None,
         *,
         link: ILink | None = None,
+        ask: Callable[[NatsAccess, str, bytes, float], Reply] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._reactor = reactor
@@ -142,6 +143,7 @@ class NatsStore(Service):
         self._limits = limits or Limits()
         self.window = self._limits.window
         self._link = link or _make_link(reactor, access, self._limits.store_answer_seconds)
+        self._ask = ask or _ask_once
         self._clock = clock
         self._tails: OrderedDict[bytes, ClientTail] = OrderedDict()
         self._busy: set[ClientTail] = set()
@@ -630,13 +632,8 @@ class NatsStore(Service):
         @raise StartError: the engine is there and refuses, or the stream is not there or cannot
             keep what is acknowledged.  An engine that is not there is waited for.
         """
+        self._see_start(self._ask(self._access, info_subject(self._stream), b"", _START_SECONDS))
         self._link.start()
-        reply = self._link.ask(info_subject(self._stream), b"", _START_SECONDS)
-        try:
-            self._see_start(reply)
-        except StartError:
-            self._link.stop()
-            raise
         super().startService()
         self._stopped = None
         self._ticks.start(_TICK_SECONDS, now=False)
@@ -712,7 +709,11 @@ def _of_replicas(cluster: dict[str, Any]) -> list[str]:
 
 
 def _make_link(reactor: Any, access: NatsAccess, seconds: float) -> ILink:
-    # Here and not above, for a link of a test's own needs no nats-py.
-    from ._nats_link import NatsLink
-
     return NatsLink(reactor, access, seconds)
+
+
+def _ask_once(access: NatsAccess, subject: str, payload: bytes, seconds: float) -> Reply:
+    # Here and not above, for a test's own needs no nats-py.
+    from ._nats_admin import ask_once
+
+    return ask_once(access, subject, payload, seconds)

@@ -23,7 +23,7 @@ from zope.interface import implementer
 if TYPE_CHECKING:
     from ._client_tls import TLS
 
-__all__ = ["TLSClientEndpoint"]
+__all__ = ["TLSClientEndpoint", "client_options"]
 
 
 @implementer(IStreamClientEndpoint)
@@ -42,30 +42,52 @@ class TLSClientEndpoint:
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
         """See L{IStreamClientEndpoint}."""
         try:
-            options = self._options()
+            tls = self._tls
+            name = tls.server_name or self._host
+            options = client_options(name, tls.ca, tls.certificate, tls.key)
         except (OSError, ValueError, crypto.Error):
             return fail()
         connecting: Deferred[Any] = wrapClientTLS(options, self._endpoint).connect(factory)
         return connecting
 
-    def _options(self) -> Any:
-        tls = self._tls
-        trust = platformTrust()
-        if tls.ca is not None:
-            authorities = x509.load_pem_x509_certificates(Path(tls.ca).read_bytes())
-            trust = trustRootFromCertificates(
-                [Certificate(crypto.X509.from_cryptography(ca)) for ca in authorities]
-            )
-        own, chain = None, {}
-        if tls.certificate is not None:
-            pem = Path(tls.certificate).read_bytes()
-            key = pem if tls.key is None else Path(tls.key).read_bytes()
-            own = PrivateCertificate.loadPEM(key + b"\n" + pem)
-            issuers = x509.load_pem_x509_certificates(pem)[1:]
-            chain = {"extraCertChain": [crypto.X509.from_cryptography(ca) for ca in issuers]}
-        return optionsForClientTLS(
-            tls.server_name or self._host,
-            trustRoot=trust,
-            clientCertificate=own,
-            extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_3, **chain},
+
+def client_options(
+    name: str,
+    ca: Path | str | None,
+    certificate: Path | str | None,
+    key: Path | str | None,
+    *,
+    lowest: str = "TLSv1_3",
+) -> Any:
+    """
+    How a client speaks TLS.
+
+    @param name: what the server must prove to be.
+    @param ca: PEM file of the authorities to trust; those of the system if not given.
+    @param certificate: PEM file of the client's own and what it was issued by, if it shows one.
+    @param key: PEM file of its private key; not needed if that is in the same file.
+    @param lowest: the oldest version to speak, as L{TLSVersion} names it.
+    @raise OSError: a file cannot be read.
+    """
+    trust = platformTrust()
+    if ca is not None:
+        authorities = x509.load_pem_x509_certificates(Path(ca).read_bytes())
+        trust = trustRootFromCertificates(
+            [Certificate(crypto.X509.from_cryptography(one)) for one in authorities]
         )
+    own, chain = None, {}
+    if certificate is not None:
+        pem = Path(certificate).read_bytes()
+        private = pem if key is None else Path(key).read_bytes()
+        own = PrivateCertificate.loadPEM(private + b"\n" + pem)
+        issuers = x509.load_pem_x509_certificates(pem)[1:]
+        chain = {"extraCertChain": [crypto.X509.from_cryptography(one) for one in issuers]}
+    return optionsForClientTLS(
+        name,
+        trustRoot=trust,
+        clientCertificate=own,
+        extraCertificateOptions={
+            "raiseMinimumTo": getattr(TLSVersion, lowest),
+            **chain,
+        },
+    )

@@ -48,9 +48,6 @@ _OTHER_DESCRIPTORS = 64
 # connections that ended, of which each leaves a cycle of some ten objects.
 _GC_THRESHOLD = 50_000
 
-# How long a thread may go on while another waits: as long as a small round trip to NATS takes.
-_SWITCH_SECONDS = 0.0005
-
 
 def _option(name: str) -> str:
     return name.replace("_", "-")
@@ -389,9 +386,6 @@ class _Program(MessageLogService):
         if options["access"] is not None:
             from ._nats_store import NatsStore
 
-            # The connection has a thread of its own, and each message passes both; by default one
-            # lets the other wait for 5 ms when it is busy.
-            sys.setswitchinterval(_SWITCH_SECONDS)
             return NatsStore(reactor, options["access"], options["store-stream"], options["limits"])
         return FileStore(
             reactor,

@@ -30,7 +30,12 @@ class NatsCase(SynchronousTestCase):
         self.stream = stream or MemoryStream()
         self.limits = Limits(**limits)
         store = NatsStore(
-            self.clock, ACCESS, limits=self.limits, link=self.stream, clock=lambda: 1e9
+            self.clock,
+            ACCESS,
+            limits=self.limits,
+            link=self.stream,
+            ask=self.stream.ask,
+            clock=lambda: 1e9,
         )
         store.startService()
         self.addCleanup(lambda: store._ticks.running and store._ticks.stop())
@@ -74,7 +79,9 @@ class NatsStoreContract(NatsCase, StoreContract):
 
 class TwoServersTest(NatsCase):
     def other(self) -> NatsStore:
-        store = NatsStore(self.clock, ACCESS, link=self.stream, clock=lambda: 1e9)
+        store = NatsStore(
+            self.clock, ACCESS, link=self.stream, ask=self.stream.ask, clock=lambda: 1e9
+        )
         store.startService()
         self.addCleanup(lambda: store._ticks.running and store._ticks.stop())
         return store
