@@ -147,7 +147,7 @@ def test_engine_away(make_cluster, make_front_end) -> None:
     front_end = make_front_end(cluster.url, "--store-wait-seconds", "1", "--stalled-seconds", "0.5")
     client = uuid.uuid4().bytes
     wait_until(lambda: front_end.get("/readyz")[0] == 503, "not being ready")
-    assert "Connection was refused" in front_end.get("/readyz")[1]
+    wait_until(lambda: "Connection was refused" in front_end.get("/readyz")[1], "a reason")
     with wire.Connection(front_end.port) as connection:
         connection.send(wire.message(client, 1, b"a"))
         code, _, reason, *_ = connection.nack()
