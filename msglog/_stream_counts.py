@@ -117,31 +117,24 @@ class StreamCounts:
 @define(slots=True, eq=False)
 class LinkCounts:
     """
-    What a link counts of its connections, in its own thread.
+    What a link counts of its connections.
 
     @ivar clock: seconds that only go forward.
     @ivar server: C{host:port} of the server that it is connected to; empty if it is to none.
-    @ivar resumed: how often a lost connection was made again.
-    @ivar rebuilt: how often one was closed for good and a new one took its place.
+    @ivar reconnects: how often another connection took a lost one's place.
     @ivar lost_at: when the connection was lost, or was begun to be made first.
     """
 
     clock: Callable[[], float] = time.monotonic
     server: str = ""
-    resumed: int = 0
-    rebuilt: int = 0
+    reconnects: int = 0
     lost_at: float = Factory(lambda self: self.clock(), takes_self=True)
     _was: bool = False
-    _closed: bool = False
 
     def connected(self, server: str) -> None:
         """There is a connection."""
-        if self._was:
-            if self._closed:
-                self.rebuilt += 1
-            else:
-                self.resumed += 1
-        self._was, self._closed = True, False
+        self.reconnects += self._was
+        self._was = True
         self.server = server
 
     def disconnected(self) -> None:
@@ -149,10 +142,6 @@ class LinkCounts:
         if self.server:
             self.server = ""
             self.lost_at = self.clock()
-
-    def closed(self) -> None:
-        """It is closed for good."""
-        self._closed = True
 
     @property
     def lost_seconds(self) -> float:

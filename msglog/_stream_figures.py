@@ -53,8 +53,7 @@ class StreamFigures:
     # The connection.
     server: str
     lost_seconds: float
-    resumed: int
-    rebuilt: int
+    reconnects: int
 
     # The stream, by its leader's last word; a stream of one server names no replicas.
     leader: str
@@ -97,8 +96,7 @@ def read_stream_figures(
         away_seconds=away_seconds,
         server=link.server,
         lost_seconds=link.lost_seconds,
-        resumed=link.resumed,
-        rebuilt=link.rebuilt,
+        reconnects=link.reconnects,
         leader=leader,
         leaders=counts.leaders,
         replicas=int(info.get("config", {}).get("num_replicas", 0)),

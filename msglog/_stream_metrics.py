@@ -49,9 +49,9 @@ STREAM_COUNTERS: _Table = (
     ),
     (
         "stream_reconnects",
-        "how",
-        "Connections to NATS that took a lost one's place, by how.",
-        lambda f: {"resumed": f.resumed, "rebuilt": f.rebuilt},
+        "",
+        "Connections to NATS that took a lost one's place.",
+        lambda f: f.reconnects,
     ),
     (
         "stream_leader_changes",

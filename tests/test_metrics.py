@@ -152,7 +152,7 @@ class StreamMetricsTest(NatsCase):
             ("stream_away_seconds", "", 0),
             ("stream_connection_info", "n1:4222", 1),
             ("stream_disconnected_seconds", "", 0),
-            ("stream_reconnects_total", "resumed", 0),
+            ("stream_reconnects_total", "", 0),
             ("stream_requests", "append", 0),
             ("stream_requests_limit", "", 256),
             ("stream_replicas", "", 3),

@@ -162,6 +162,7 @@ class LinkTest(LinkCase):
         self.ask(link, "a")
         server.lose()
         self.assertEqual(self.replies[0][1].trouble, "the connection was lost")
+        self.assertEqual(link.counts.server, "")
         self.ask(link, "b")
         self.assertEqual(len(self.replies), 2)
         self.clock.advance(0.2)
@@ -170,6 +171,8 @@ class LinkTest(LinkCase):
         self.ask(link, "c")
         self.assertEqual(len(self.heard_inboxes(self.servers[1])), 1)
         self.assertEqual(link.trouble, "")
+        self.assertEqual(link.counts.server, "%s:%d" % self.servers[1].where)
+        self.assertEqual(link.counts.reconnects, 1)
 
     def test_away(self) -> None:
         """Servers that are away are tried in turn for ever, not too often, and said once each."""

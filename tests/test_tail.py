@@ -117,7 +117,7 @@ class AppendTest(TailCase):
     def test_bytes(self) -> None:
         """Nor more bytes; a line that is longer than that goes alone."""
         self.known()
-        self.append(1, bytes(30_000), bytes(30_000), b"x")
+        self.append(1, bytes(60_000), bytes(60_000), b"x")
         sizes = []
         for sequence in (5, 6):
             request = self.proceed()
