@@ -171,7 +171,7 @@ class LinkTest(LinkCase):
         self.ask(link, "c")
         self.assertEqual(len(self.heard_inboxes(self.servers[1])), 1)
         self.assertEqual(link.trouble, "")
-        self.assertEqual(link.counts.server, "%s:%d" % self.servers[1].where)
+        self.assertEqual(link.counts.server, ":".join(map(str, self.servers[1].where)))
         self.assertEqual(link.counts.reconnects, 1)
 
     def test_away(self) -> None:
