@@ -145,6 +145,13 @@ class Limits:
         "of lines that one commit writes",
         "larger ones gain nothing and let the first message wait for the last",
     )
+    in_place_bytes: int = _limit(
+        64 * KIB,
+        "bytes",
+        "of a commit that is written in the reactor's thread while the disk is quick; 0: none",
+        "a hand-over to another thread costs a small commit more than its write",
+        minimum=0,
+    )
     ledger_memory: int = _limit(
         64 * MIB,
         "bytes",

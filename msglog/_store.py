@@ -3,6 +3,10 @@ The embedded store: a L{LogWriter} in a thread of its own, fed by group commit.
 
 While one commit is in the writer's thread, everything that arrives gathers for the next one.  One
 commit is one hand-over, one write, one fdatasync and one wake-up of the reactor.
+
+A small commit is made I{in place}, in the reactor's thread, while the disk is quick: two changes
+of threads cost more than it does (docs/design.md).  The writer is in one thread at a time all the
+same.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from ._records import format_lines
 from ._recovery import Recovered
 from ._rotation_rule import RotationRule
 from ._store_figures import StoreFigures, commit_figures
-from ._worker import Done, IWorker, Work, WorkThread
+from ._worker import Done, IWorker, Work, WorkThread, result_of
 from ._writer import Appending, Asking, LogWriter
 from .interfaces import IGatheringStore, IStoreService
 
@@ -94,6 +98,7 @@ class FileStore(Service):
         self._busy = False
         self._scheduled = False
         self._gathering = False
+        self._ticking = False
         self._reopenings: list[Deferred[None]] = []
         self._stopped: Deferred[None] | None = None
         self._ticks = LoopingCall(self._tick)
@@ -164,22 +169,32 @@ class FileStore(Service):
             waiting, self._reopenings = self._reopenings, []
             self._hand_over(self._writer.reopen, lambda result: self._reopened(result, waiting))
         elif self._waiting:
+            in_place = self._in_place
             taken = self._commit_length()
             entries, self._waiting = self._waiting[:taken], self._waiting[taken:]
             self._writing = entries
             self._writing_answers = self._answers[:taken]
             self._answers = self._answers[taken:]
-            self._hand_over(lambda: self._writer.commit(entries), self._committed)
+            if in_place:
+                self._committed(result_of(lambda: self._writer.commit(entries)))
+            else:
+                self._hand_over(lambda: self._writer.commit(entries), self._committed)
         elif self._stopped is not None:
             self._hand_over(self._writer.close, self._closed)
+
+    @property
+    def _in_place(self) -> bool:
+        """Whether the next commit is so small, and the disk so quick, that it needs no thread."""
+        if self._ticking or not self._writer.quickness.lately:
+            return False
+        most = self._limits.in_place_bytes
+        return most > 0 and sum(len(entry.lines) for entry in self._waiting) <= most
 
     def _commit_length(self) -> int:
         """How many of the waiting entries the next commit takes."""
         size = 0
         for taken, entry in enumerate(self._waiting, 1):
-            if isinstance(entry, Appending):
-                size += len(entry.lines)
-            size += _ENTRY_COST
+            size += len(entry.lines) + _ENTRY_COST
             if size >= self._limits.max_commit_bytes:
                 return taken
         return len(self._waiting)
@@ -203,10 +218,17 @@ class FileStore(Service):
         if self._writer.behind:
             # Between two commits, and not before the verdicts of the one that is durable.
             assert self._worker is not None
+            self._ticking = True
             self._worker.do(self._writer.tick, self._ticked)
-        # The disk works while the answers are given.
-        self._next()
-        self._answer(zip(answers, result, strict=True))
+        outcomes = zip(answers, result, strict=True)
+        if self._in_place:
+            self._answer(outcomes)
+            if not self._busy:
+                self._next()
+        else:
+            # The disk works while the answers are given.
+            self._next()
+            self._answer(outcomes)
 
     def _answer(self, outcomes: Iterable[tuple[Callable[[Any], None], Any]]) -> None:
         for answer, outcome in outcomes:
@@ -260,6 +282,7 @@ class FileStore(Service):
 
     def _ticked(self, result: bool | Failure) -> None:
         """The writer did what was due between two commits."""
+        self._ticking = False
         if isinstance(result, Failure):
             self._fail(result)
 

@@ -9,10 +9,18 @@ from typing import Any, Protocol
 
 from twisted.python.failure import Failure
 
-__all__ = ["Done", "IWorker", "Work", "WorkThread"]
+__all__ = ["Done", "IWorker", "Work", "WorkThread", "result_of"]
 
 Work = Callable[[], Any]
 Done = Callable[[Any], object]
+
+
+def result_of(work: Work) -> Any:
+    """Do work now; its result, or the L{Failure} that it ended in."""
+    try:
+        return work()
+    except BaseException:
+        return Failure()
 
 
 class IWorker(Protocol):
@@ -56,8 +64,4 @@ class WorkThread:
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             work, done = item
-            try:
-                result = work()
-            except BaseException:
-                result = Failure()
-            self._from_thread(done, result)
+            self._from_thread(done, result_of(work))

@@ -24,6 +24,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from attrs import define
 from twisted.logger import Logger
@@ -41,6 +42,7 @@ from ._errors import (
 )
 from ._ledger import ClientState, Ledger
 from ._limits import Limits
+from ._quickness import Quickness
 from ._records import UNTIMED, format_time
 from ._recovery import Recovered, Recovery
 from ._rotating import NoLog, delete_old, move_aside
@@ -73,6 +75,7 @@ class Asking:
     """A question for a client's last durable sequence."""
 
     client: bytes
+    lines: ClassVar[bytes] = b""
 
 
 class _State(enum.Enum):
@@ -100,6 +103,7 @@ class LogWriter:
     @param clock: seconds since 1970.
     @param monotonic: seconds, for intervals.
     @ivar counts: see L{CommitCounts}; of this and the next, others read single numbers only.
+    @ivar quickness: whether commits are quick.
     @ivar space: the room on the log's disk.
     @ivar durable_time: the time of the last commit that is on the disk, microseconds since 1970;
         0 before any.
@@ -141,6 +145,7 @@ class LogWriter:
         self._rotate_at = 0.0  # after a rotation that failed
         self._rotation_failed = False
         self.counts = CommitCounts()
+        self.quickness = Quickness()
         self.space = FreeSpace(path, limits.min_free_bytes, self._disk)
         self.durable_time = 0
         self.ledger = self._new_ledger()
@@ -243,8 +248,9 @@ class LogWriter:
         """
         if self._state is not _OPEN:
             raise StoreFailed("the log is closed")
+        began = self._monotonic()
         try:
-            results = self._commit(entries)
+            results = self._commit(entries, began)
             for index, entry in enumerate(entries):
                 if isinstance(entry, Asking):
                     results[index] = self.ledger.last(entry.client)
@@ -254,11 +260,11 @@ class LogWriter:
             # What was staged is neither settled nor rolled back, so nothing may be saved again.
             self._state = _State.FAILED
             raise
+        self.quickness.note(self._monotonic() - began)
         return results
 
-    def _commit(self, entries: Sequence[Appending | Asking]) -> list[Verdict | int]:
+    def _commit(self, entries: Sequence[Appending | Asking], began: float) -> list[Verdict | int]:
         ledger = self.ledger
-        began = self._monotonic()
         self.space.look(began)
         try:
             # Before anything is staged: a checkpoint must not see what is not written.

@@ -94,11 +94,17 @@ class Options(GroupedOptions, EnvironmentOptions):
             ),
         ),
         (
-            "Limits of memory and disk",
+            "Limits of memory",
             (
-                *("max-undurable-bytes", "max-total-unread-bytes", "max-commit-bytes"),
-                *("ledger-memory", "checkpoint-bytes", "checkpoint-seconds", "min-free-bytes"),
+                *("max-undurable-bytes", "max-total-unread-bytes", "ledger-memory"),
                 *("max-http-connections", "max-watchers"),
+            ),
+        ),
+        (
+            "Limits of the disk",
+            (
+                *("max-commit-bytes", "in-place-bytes"),
+                *("checkpoint-bytes", "checkpoint-seconds", "min-free-bytes"),
             ),
         ),
     )

@@ -14,7 +14,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
-from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -23,6 +22,7 @@ from ._disk import Disk
 from ._frames import Ack, Nack, Terms, decode_answers, message_checksum
 from ._ledger import Ledger
 from ._memory_stream import MemoryStream
+from ._worker import result_of
 from .interfaces import IStore
 
 __all__ = [
@@ -169,11 +169,7 @@ class StepWorker:
         if not self._work:
             return False
         work, done = self._work.pop(0)
-        try:
-            result = work()
-        except BaseException:
-            result = Failure()
-        done(result)
+        done(result_of(work))
         return True
 
 

@@ -71,6 +71,106 @@ class FileStoreContract(FileCase, StoreContract):
         self.disk.room = 0 if full else None
 
 
+class FileStoreInPlaceContract(FileStoreContract):
+    """The embedded store while every commit is made in the reactor's thread."""
+
+    def make_store(self, **limits) -> FileStore:
+        store = FileCase.make_store(self, **limits)
+        be_quick(store)
+        return store
+
+
+def be_quick(store: FileStore) -> None:
+    """Have a store believe that its disk is quick."""
+    while not store.writer.quickness.lately:
+        store.writer.quickness.note(0.0)
+
+
+class InPlaceTest(FileCase):
+    def append(self, store: FileStore, first: int, *bodies: bytes):
+        verdict = appended(store, make_batch(A, first, *bodies))
+        self.clock.advance(0)
+        return verdict
+
+    def test_a_quick_disk_needs_no_thread(self) -> None:
+        """After some quick commits, small ones are made where they are appended."""
+        store = self.make_store()
+        in_thread = 0
+        for n in range(1, 100):
+            verdict = self.append(store, n, b"x")
+            in_thread += self.worker.step()
+            self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual(in_thread, 16)
+        self.assertEqual(self.disk.calls[-4:], ["write", "sync"] * 2)
+
+    def test_not_with_a_slow_disk(self) -> None:
+        """One slow commit, and it is the thread's again until the disk has been quick again."""
+        store = self.make_store()
+        be_quick(store)
+        self.successResultOf(self.append(store, 1, b"x"))
+        store.writer.quickness.note(0.006)
+        verdict = self.append(store, 2, b"x")
+        self.assertNoResult(verdict)
+        self.worker.step()
+        self.assertEqual(self.successResultOf(verdict), STORED)
+
+    def test_the_writer_measures(self) -> None:
+        """It notes how long commits take, by the clock that it was given."""
+        store = self.make_store()
+        be_quick(store)
+        times = iter([0.0, 1.0, 1.0, 1.0])
+        store.writer._monotonic = lambda: next(times, 1.0)
+        self.append(store, 1, b"x")
+        self.assertFalse(store.writer.quickness.lately)
+
+    def test_only_small_ones(self) -> None:
+        """A commit over the limit is the thread's; with a limit of 0, every one."""
+        store = self.make_store(in_place_bytes=1000)
+        be_quick(store)
+        verdict = self.append(store, 1, *[b"x" * 250] * 4)
+        self.assertNoResult(verdict)
+        self.worker.step()
+        self.successResultOf(verdict)
+        self.successResultOf(self.append(store, 5, b"x" * 250))
+        store = self.make_store(in_place_bytes=0)
+        be_quick(store)
+        self.assertNoResult(self.append(store, 1, b"x"))
+
+    def test_not_beside_a_checkpoint(self) -> None:
+        """While the thread has the writer for a checkpoint's step, commits wait their turn there."""
+        store = self.make_store(checkpoint_bytes=500)
+        be_quick(store)
+        self.successResultOf(self.append(store, 1, b"x" * 200))
+        self.successResultOf(self.append(store, 2, b"x" * 200))
+        self.assertEqual(len(self.worker._work), 1)
+        verdict = self.append(store, 3, b"x")
+        self.assertNoResult(verdict)
+        self.settle(store)
+        self.successResultOf(verdict)
+        self.successResultOf(self.append(store, 4, b"x"))
+
+    def test_verdicts_come_in_order(self) -> None:
+        """What gathered behind a commit of the thread's is judged after it, in place or not."""
+        store = self.make_store()
+        seen: list[int] = []
+        store.append(make_batch(A, 1, b"x"), lambda _: seen.append(1))
+        self.clock.advance(0)
+        be_quick(store)
+        store.append(make_batch(A, 2, b"x"), lambda _: seen.append(2))
+        self.worker.step()
+        self.assertEqual(seen, [1, 2])
+
+    def test_a_failure_is_fail_stop(self) -> None:
+        store = self.make_store()
+        be_quick(store)
+        self.disk.errors["sync"] = errno.EIO
+        verdict = self.successResultOf(self.append(store, 1, b"x"))
+        self.assertEqual(verdict.refusals[0].code, NackCode.NOT_STORED)
+        self.assertEqual(len(self.failures), 1)
+        again = self.successResultOf(self.append(store, 1, b"x"))
+        self.assertEqual(again.refusals[0].code, NackCode.NOT_STORED)
+
+
 class FileStoreTest(FileCase):
     def append(self, store: FileStore, first: int, *bodies: bytes, client: bytes = A):
         return appended(store, make_batch(client, first, *bodies))
