@@ -9,9 +9,8 @@ Messages are appended to the file and synced; then that small file is replaced b
 file is at least as long as it says, and what is behind that is cut off at the next start and
 fetched again.  C{sequence} is the last message of the stream in the file, C{time} the last line's.
 
-The lines are the stream's, but for times that would go back: front-ends have clocks of their own,
-and a log is sorted by time (docs/log-format.md).  Such a message gets the time a microsecond after
-the one before, which is the same whenever it is exported.
+The lines are the stream's, but for times that would go back (L{msglog._retiming}), and so the same
+whenever they are exported.
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ from pathlib import Path
 
 from attrs import asdict, evolve, frozen
 
-from ._errors import MsglogError, RecordError
-from ._records import format_time, parse_line
+from ._errors import MsglogError
+from ._jetstream import StreamDamaged
+from ._retiming import retimed
 
 __all__ = ["Export", "ExportError", "Position"]
-
-_TIME = slice(len('{"time":"'), len('{"time":"') + 27)
 
 
 class ExportError(MsglogError):
@@ -133,7 +131,7 @@ class Export:
         failure: ExportError | None = None
         for sequence, data in messages:
             try:
-                time, text = _retimed(sequence, data, position)
+                time, text = _following(sequence, data, position)
             except ExportError as e:
                 failure = e
                 break
@@ -165,25 +163,17 @@ class Export:
         self.position = position
 
 
-def _retimed(sequence: int, data: bytes, after: Position) -> tuple[int, bytes]:
+def _following(sequence: int, data: bytes, after: Position) -> tuple[int, bytes]:
     """A message's time and lines, if it is the one that follows."""
     if sequence != after.sequence + 1:
         raise ExportError(
             f"message {after.sequence + 1} of the stream is missing, the next is {sequence}: "
             f"somebody has deleted from it"
         )
-    lines = data.splitlines(keepends=True)
     try:
-        times = [parse_line(line).time for line in lines]
-    except RecordError as e:
-        raise ExportError(f"message {sequence} of the stream is not msglog's: {e}") from None
-    if not data.endswith(b"\n"):
-        raise ExportError(f"message {sequence} of the stream is not msglog's: it has no end")
-    if times[0] > after.time and len(set(times)) == 1:
-        return times[0], data
-    time = max(times[0], after.time + 1)
-    stamp = format_time(time)
-    return time, b"".join(line[: _TIME.start] + stamp + line[_TIME.stop :] for line in lines)
+        return retimed(sequence, data, after.time)
+    except StreamDamaged as e:
+        raise ExportError(str(e)) from None
 
 
 def _write(fd: int, data: bytes) -> None:

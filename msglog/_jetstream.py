@@ -10,6 +10,9 @@ What is said to NATS JetStream and what it answers, without I/O.
               Msglog-Previous: 4711                  the client's message before this one; 0: none
     data      100 lines of log format version 1, newlines included
 
+C{Msglog-Begins: 101} stands in a client's first message if that does not begin with sequence 1: it
+was imported from a log whose oldest files were gone.
+
 One JetStream message is one batch.  It is taken only if the client's last message in the stream is
 still the one that the sender believes it to be, so whatever is sent twice, or from two front-ends,
 is stored once.  C{Msglog-Previous} chains a client's messages backwards: the engine finds a
@@ -188,11 +191,13 @@ def subject_of(client: bytes) -> str:
 
 def append_headers(stream: str, previous: int, first: int, last: int) -> dict[str, str]:
     """The headers of a message with a client's messages C{first} to C{last}."""
+    begins = {"Msglog-Begins": str(first)} if not previous and first > 1 else {}
     return {
         "Nats-Expected-Stream": stream,
         "Nats-Expected-Last-Subject-Sequence": str(previous),
         "Msglog-Range": f"{first}-{last}",
         "Msglog-Previous": str(previous),
+        **begins,
     }
 
 
@@ -318,6 +323,7 @@ def read_stored(reply: Reply, client: bytes) -> StoredMessage | None:
         headers = _read_headers(binascii.a2b_base64(message["hdrs"]))
         first, last = map(int, headers["Msglog-Range"].split("-"))
         previous = int(headers["Msglog-Previous"])
+        begins = int(headers.get("Msglog-Begins", "1"))
         records = [
             parse_line(line) for line in binascii.a2b_base64(message["data"]).split(b"\n")[:-1]
         ]
@@ -328,7 +334,7 @@ def read_stored(reply: Reply, client: bytes) -> StoredMessage | None:
         message["subject"] != subject_of(client)
         or [record.sequence for record in records] != expected
         or any(record.client != client for record in records)
-        or (previous == 0) != (first == 1)
+        or (previous == 0) != (first == begins)
         or not 0 <= previous < sequence
         or not expected
     ):

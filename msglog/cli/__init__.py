@@ -23,7 +23,10 @@ from ._stdout import wait_while_read
 __all__ = ["main"]
 
 # In the order in which a person meets them.
-_COMMANDS = ("ping", "send", "tail", "cat", "verify", "stats", "bench", "ca", "stream", "export")
+_COMMANDS = (
+    *("ping", "send", "tail", "cat", "verify", "stats", "bench", "ca"),
+    *("stream", "import", "export"),
+)
 
 
 class _Commands(click.Group):

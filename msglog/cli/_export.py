@@ -11,7 +11,7 @@ import click
 from .._errors import StartError
 from .._nats_access import NatsAccess
 from ._console import fail
-from ._nats_options import complete_access, nats_access
+from ._nats_options import complete_access, nats_access, see_to_nats
 
 __all__ = ["command"]
 
@@ -42,10 +42,7 @@ def command(url: NatsAccess, stream: str, file: Path, follow: bool, **files: Pat
     \b
     Exit status: 0, it is all there; 1, it is not; 2, the command line is wrong; 130, Ctrl-C.
     """
-    try:
-        import nats  # noqa: F401 - to see whether it is there
-    except ImportError:
-        fail("streams need more than the server: pip install 'msglog[nats]'")
+    see_to_nats()
     from .._export import ExportError
     from .._jetstream import EngineError
 
@@ -64,7 +61,7 @@ async def _export(access: NatsAccess, stream: str, path: Path, follow: bool) -> 
     from .._export import Export, ExportError
     from .._stream_reader import StreamReader
 
-    async with StreamReader(access, stream) as reader:
+    async with StreamReader(access, stream, "msglog export") as reader:
         info = await reader.info()
         end = int(info["state"]["last_seq"])
         export = Export(path, stream, str(info["created"]))

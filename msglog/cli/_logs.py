@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +13,15 @@ import click
 
 from .._errors import LogUnreadable
 from .._logfile import STDIN, LogFile, open_log, predecessors
-from ._console import fail
+from .._records import format_time
+from ._console import fail, printable
 
 __all__ = [
     "DEFAULT_LOG",
     "logs_argument",
     "opened",
     "rotated_option",
+    "see_to_order",
     "sizes_on_disk",
     "with_predecessors",
 ]
@@ -73,3 +76,17 @@ def opened(paths: Sequence[Path]) -> Iterator[list[LogFile]]:
         except LogUnreadable as e:
             fail(str(e))
         yield files
+
+
+def see_to_order(logs: Sequence[LogFile]) -> None:
+    """Refuse files that are not given oldest first: everything in them would seem wrong."""
+    times = [record.time if (record := log.first_record()) else None for log in logs]
+    known = [(time, str(log.path)) for time, log in zip(times, logs, strict=True) if time]
+    for (before, first), (after, second) in pairwise(known):
+        if after < before:
+            right = " ".join(name for _, name in sorted(known))
+            raise click.UsageError(
+                f"the files are not given oldest first: {printable(second)} begins at "
+                f"{format_time(after).decode()}, before {printable(first)}, which begins at "
+                f"{format_time(before).decode()}. Their order is: {printable(right)}"
+            )

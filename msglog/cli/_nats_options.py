@@ -10,8 +10,9 @@ import click
 from attrs import evolve
 
 from .._nats_access import DEFAULT_STREAM, NatsAccess, TLSFiles, parse_nats
+from ._console import fail
 
-__all__ = ["complete_access", "nats_access"]
+__all__ = ["complete_access", "nats_access", "nats_options", "see_to_nats"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -28,8 +29,8 @@ class _Url(click.ParamType):  # type: ignore[type-arg] # generic in newer versio
             self.fail(str(e), param, ctx)
 
 
-def nats_access(function: _Function) -> _Function:
-    """Add the argument URL and the options beside it; C{complete_access} takes them."""
+def nats_options(function: _Function) -> _Function:
+    """Add the options beside a URL; C{complete_access} takes them."""
     for decorate in (
         click.option("--tls-key", type=_FILE, help="PEM file: its private key."),
         click.option("--tls-certificate", type=_FILE, help="PEM file: what to show the servers."),
@@ -38,10 +39,22 @@ def nats_access(function: _Function) -> _Function:
         click.option(
             "--stream", default=DEFAULT_STREAM, show_default=True, help="The stream's name."
         ),
-        click.argument("url", type=_Url()),
     ):
         function = decorate(function)
     return function
+
+
+def nats_access(function: _Function) -> _Function:
+    """Add the argument URL and the options beside it."""
+    return click.argument("url", type=_Url())(nats_options(function))
+
+
+def see_to_nats() -> None:
+    """End the command if what streams need is not installed."""
+    try:
+        import nats  # noqa: F401 - to see whether it is there
+    except ImportError:
+        fail("streams need more than the server: pip install 'msglog[nats]'")
 
 
 def complete_access(

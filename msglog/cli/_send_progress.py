@@ -51,9 +51,10 @@ class Bar:
     """
     @param wanted: whether to show it, if stderr is a terminal.
     @param known: whether it is known how much there is to send.
+    @param done: what is done to messages.
     """
 
-    def __init__(self, wanted: bool, known: bool) -> None:
+    def __init__(self, wanted: bool, known: bool, done: str = "sent") -> None:
         console = terminal()
         self._shown = wanted and console.is_terminal
         self._progress = Progress(
@@ -67,6 +68,7 @@ class Bar:
         )
         total = 1.0 if known else None
         self._task = self._progress.add_task("", total=total, count="", rate="")
+        self._done = done
         self._since, self._before, self._rate = time.monotonic(), 0, ""
 
     def __enter__(self) -> Bar:
@@ -96,7 +98,7 @@ class Bar:
             self._task,
             description=printable(name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"),
             completed=share,
-            count=f"{acknowledged:,} sent",
+            count=f"{acknowledged:,} {self._done}",
             rate=self._rate,
         )
 

@@ -9,7 +9,7 @@ import click
 from .._errors import StartError
 from .._nats_access import NatsAccess
 from ._console import fail
-from ._nats_options import complete_access, nats_access
+from ._nats_options import complete_access, nats_access, see_to_nats
 
 __all__ = ["command"]
 
@@ -30,10 +30,7 @@ def command() -> None:
     \b
     Exit status: 0, it is so; 1, it is not, or could not be seen; 2, the command line is wrong.
     """
-    try:
-        import nats  # noqa: F401 - to see whether it is there
-    except ImportError:
-        fail("streams need more than the server: pip install 'msglog[nats]'")
+    see_to_nats()
 
 
 @command.command()

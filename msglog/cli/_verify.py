@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -18,7 +17,14 @@ from .._records import format_time
 from .._scan import Fault, FaultKind
 from .._verification import Verification
 from ._console import fail, printable
-from ._logs import logs_argument, opened, rotated_option, sizes_on_disk, with_predecessors
+from ._logs import (
+    logs_argument,
+    opened,
+    rotated_option,
+    see_to_order,
+    sizes_on_disk,
+    with_predecessors,
+)
 from ._progress import scanned_with_progress
 
 __all__ = ["command"]
@@ -102,7 +108,7 @@ def command(
 
     paths = with_predecessors(files, rotated, remark)
     with opened(paths) as logs:
-        _see_to_order(logs)
+        see_to_order(logs)
         report = _Report(logs, show, as_json)
         verification = Verification(partial, report.fault)
         began = time.monotonic()
@@ -114,20 +120,6 @@ def command(
         seconds = time.monotonic() - began
     report.finish(verification, seconds, rotated)
     return 1 if verification.faults else 0
-
-
-def _see_to_order(logs: Sequence[LogFile]) -> None:
-    """Refuse files that are not given oldest first: everything in them would seem wrong."""
-    times = [record.time if (record := log.first_record()) else None for log in logs]
-    known = [(time, str(log.path)) for time, log in zip(times, logs, strict=True) if time]
-    for (before, first), (after, second) in pairwise(known):
-        if after < before:
-            right = " ".join(name for _, name in sorted(known))
-            raise click.UsageError(
-                f"the files are not given oldest first: {printable(second)} begins at "
-                f"{format_time(after).decode()}, before {printable(first)}, which begins at "
-                f"{format_time(before).decode()}. Their order is: {printable(right)}"
-            )
 
 
 class _Report:
