@@ -18,7 +18,15 @@ from ._errors import MsglogError
 from ._jetstream import EngineError, Reply, info_subject, read_info
 from ._nats_access import INBOX_PREFIX, NatsAccess
 
-__all__ = ["StreamError", "StreamState", "ask_once", "create_stream", "read_stream", "servers_sync"]
+__all__ = [
+    "StreamError",
+    "StreamState",
+    "ask_once",
+    "create_stream",
+    "make_stream",
+    "read_stream",
+    "servers_sync",
+]
 
 # For a connection, and for an answer: a person waits, and a new cluster may still elect its leader.
 _SECONDS = 10.0
@@ -112,7 +120,7 @@ def ask_once(access: NatsAccess, subject: str, payload: bytes, seconds: float) -
         return threads.submit(asyncio.run, ask()).result()
 
 
-def create_stream(access: NatsAccess, config: dict[str, Any]) -> None:
+async def make_stream(access: NatsAccess, config: dict[str, Any]) -> None:
     """
     Make a stream, if it is not there just so.
 
@@ -120,7 +128,12 @@ def create_stream(access: NatsAccess, config: dict[str, Any]) -> None:
     @raise StartError: a file that the connection needs cannot be read.
     """
     subject = f"$JS.API.STREAM.CREATE.{config['name']}"
-    asyncio.run(_ask(access, subject, json.dumps(config).encode()))
+    await _ask(access, subject, json.dumps(config).encode())
+
+
+def create_stream(access: NatsAccess, config: dict[str, Any]) -> None:
+    """L{make_stream}, where no asyncio loop runs."""
+    asyncio.run(make_stream(access, config))
 
 
 def read_stream(access: NatsAccess, stream: str) -> StreamState:

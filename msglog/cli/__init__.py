@@ -25,7 +25,7 @@ __all__ = ["main"]
 # In the order in which a person meets them.
 _COMMANDS = (
     *("ping", "send", "tail", "cat", "verify", "stats", "bench", "ca"),
-    *("stream", "import", "export"),
+    *("stream", "import", "export", "cluster"),
 )
 
 
