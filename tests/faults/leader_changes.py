@@ -1,7 +1,7 @@
 """
 How long clients wait when the leader of the stream is killed, leaves in good order, or hangs.
 
-    python tests/integration/leader_changes.py [TIMES]
+    python -m tests.faults.leader_changes [TIMES]
 
 runs a cluster to try (C{msglog cluster}) with a few clients that send one message after the other
 through two front-ends, does that to the leader so many times (20) each, and prints the longest time
