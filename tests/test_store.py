@@ -137,7 +137,7 @@ class InPlaceTest(FileCase):
         self.assertNoResult(self.append(store, 1, b"x"))
 
     def test_not_beside_a_checkpoint(self) -> None:
-        """While the thread has the writer for a checkpoint's step, commits wait their turn there."""
+        """While the thread has the writer for a checkpoint's step, commits wait their turn."""
         store = self.make_store(checkpoint_bytes=500)
         be_quick(store)
         self.successResultOf(self.append(store, 1, b"x" * 200))
