@@ -120,7 +120,7 @@ def opening(time: bytes, client: bytes) -> bytes:
     return b'{"time":"%b","client":"%b","seq":' % (time, _client_bytes(client))
 
 
-# The active clients of a busy server; saves 0.35 µs for each batch and commit.
+# The active clients of a busy server; saves 0.35 µs for each batch.
 @lru_cache(maxsize=8192)
 def _client_bytes(client: bytes) -> bytes:
     return client_text(client).encode()
@@ -138,7 +138,7 @@ def format_fragments(batch: Batch) -> list[bytes]:
 def format_lines(batch: Batch) -> bytes:
     """The lines of a batch, with L{UNTIMED} in place of their time."""
     head = opening(UNTIMED, batch.client)
-    if len(batch.bodies) == 1:  # 1.1 µs; the loop takes 1.8 for one
+    if len(batch.bodies) == 1:  # 0.8 µs; the loop takes 1.5 for one
         return _harmless(head + _fragment(batch.first, batch.checksums[0], batch.bodies[0]))
     return _harmless(head + head.join(_format(batch)))
 
