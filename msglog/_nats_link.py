@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 from random import random, shuffle
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from attrs import define
@@ -33,7 +33,7 @@ from ._nats_connection import NatsConnection, host_of, say_failure
 from ._nats_frames import Message
 from ._stream_counts import LinkCounts
 
-__all__ = ["Done", "NatsLink"]
+__all__ = ["Done", "ILink", "NatsLink"]
 
 Done = Callable[[Reply], object]
 
@@ -58,6 +58,27 @@ _NOBODY = "nobody answers for the stream: it has no leader, or is not there"
 
 # How long a stop waits for what was sent to go out.
 _CLOSE_SECONDS = 2.0
+
+
+class ILink(Protocol):
+    """What brings requests to an engine: a L{NatsLink}."""
+
+    trouble: str
+    counts: LinkCounts
+    max_payload: int | None
+    version: tuple[int, int] | None
+
+    def start(self) -> None: ...
+
+    def request(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: dict[str, str] | None,
+        done: Done,
+    ) -> None: ...
+
+    def stop(self) -> Deferred[None]: ...
 
 
 @define(slots=True, eq=False)

@@ -387,8 +387,8 @@ class ClientTail:
         if excess > self._window // 4:  # cutting an array moves all of it
             del known.checksums[:excess]
 
-    def tail_unread(self) -> None:
-        """The engine could not say what the client's last message is."""
+    def unread(self) -> None:
+        """The engine could not say what was to be read."""
         self.requested = False
         for entry in self._entries:
             entry.fresh = False
@@ -425,10 +425,6 @@ class ClientTail:
         known.last = message.last
         self._sequence = message.sequence
         self._trim()
-
-    def earlier_unread(self) -> None:
-        """The engine could not say what an earlier message is."""
-        self.requested = False
 
     def earlier_read(self, message: StoredMessage | None) -> None:
         """An earlier message; if it is not there any more, a resend of it is too old to compare."""

@@ -186,7 +186,7 @@ class TroubleTest(NatsCase):
         """That the engine is away, and that it is back, is one line each, whatever it says."""
         said = []
         store = self.make_store()
-        self.patch(store, "_log", _Log(said))
+        self.patch(store._health, "_log", _Log(said))
         self.stream.away = True
         for n in range(100):
             self.stream.trouble = f"server {n % 3}"

@@ -191,7 +191,7 @@ class UncertainTest(TailCase):
 
     def test_unread(self) -> None:
         """A tail that cannot be read is asked for again."""
-        self.tail.tail_unread()
+        self.tail.unread()
         self.assertEqual(self.proceed(), ReadTail())
 
     def test_behind(self) -> None:

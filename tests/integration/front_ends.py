@@ -43,7 +43,7 @@ class Unconditional(FrontEnd):
     """The same, but for the condition on which an append is taken: what the tests must notice."""
 
     PROGRAM = """
-import msglog._nats_store as store
+import msglog._tails as store
 real = store.append_headers
 def without(*words):
     headers = real(*words)

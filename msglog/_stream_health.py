@@ -1,0 +1,306 @@
+"""
+What is known of a stream: whether its leader answers, and whether it keeps what it was given.
+
+While the engine is I{away} (its last answer was none) nothing is sent but a question for the
+stream's state, several times a second; when that is answered, everything goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger
+
+from ._batch import NackCode
+from ._errors import StartError
+from ._jetstream import (
+    MAX_PAYLOAD,
+    EngineError,
+    Reply,
+    StreamDamaged,
+    info_subject,
+    read_info,
+)
+from ._limits import Limits
+from ._nats_access import NatsAccess
+from ._nats_link import ILink
+from ._stream_counts import StreamCounts
+from ._stream_figures import EngineState
+from ._stream_settings import find_weaknesses
+
+__all__ = ["StreamHealth"]
+
+# How often the stream's state is asked for: while all is well, and while the engine is away.
+_LOOK_SECONDS = 1.0
+_LOOK_AWAY_SECONDS = 0.25
+
+# How long the engine may have less of a client than it had before: a leader that has lost its
+# followers notices that within 10 s, and steps down.
+_BEHIND_SECONDS = 12.0
+
+# Older servers were not tried, and some took two appends on one condition (2.9.15 to 2.9.20).
+_OLDEST_SERVER = (2, 12)
+
+# What a message takes besides its payload: subject, headers, and what a front-end's lines may be
+# longer than what is gathered.
+_OVERHEAD = 1024
+
+# A line is at most six times its body, and this (docs/log-format.md).
+_LINE_BYTES = 256
+
+
+class StreamHealth:
+    """
+    @param seconds: a clock that only goes forward.
+    @param access: the cluster, for what is said of it.
+    @param stream: the stream's name.
+    @param link: what brings the questions there.
+    @param limits: see L{Limits}.
+    @param counts: where leaders are counted.
+    @param back: called when the engine answers again.
+    @param lost: called with why when the engine has lost data.
+    @ivar away: whether the engine's last answer was none.
+    @ivar reason: why it was none, the last time.
+    @ivar info: the stream's configuration and state as they were last told; empty before.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        seconds: Callable[[], float],
+        access: NatsAccess,
+        stream: str,
+        link: ILink,
+        limits: Limits,
+        counts: StreamCounts,
+        back: Callable[[], object],
+        lost: Callable[[str], object],
+    ) -> None:
+        self._seconds = seconds
+        self._access = access
+        self._stream = stream
+        self._link = link
+        self._limits = limits
+        self._counts = counts
+        self._back = back
+        self._told_lost = lost
+        self._away_since: float | None = None
+        self._away_said = False
+        self._looking = False
+        self._look_due = 0.0
+        self._lost = ""
+        self._broken = ""
+        self._unusable = ""
+        self._damaged = ""
+        self._created = ""
+        self._config: Any = None
+        self._weaknesses: tuple[str, ...] = ()
+        self.away = False
+        self.reason = ""
+        self.info: dict[str, Any] = {}
+
+    # --- what is so ------------------------------------------------------------------------
+
+    @property
+    def away_seconds(self) -> float:
+        """For how long the engine has not answered; 0 if it did."""
+        if self._away_since is None:
+            return 0.0
+        return max(self._seconds() - self._away_since, 0.0)
+
+    @property
+    def state(self) -> EngineState:
+        """All of it in a word."""
+        if self._lost:
+            return EngineState.LOST
+        if self._unusable:
+            return EngineState.UNUSABLE
+        return EngineState.AWAY if self.away else EngineState.ANSWERING
+
+    def refusal(self) -> tuple[NackCode, str, str] | None:
+        """With what code to refuse what comes, and why, in a word to count it and in words."""
+        if self._lost:
+            return NackCode.NOT_STORED, "lost", self._lost
+        if self._unusable:
+            return NackCode.UNAVAILABLE, "unusable", self._unusable
+        if self.away and self.away_seconds >= self._limits.store_wait_seconds:
+            return NackCode.UNAVAILABLE, "away", f"the engine is away: {self.reason}"
+        return None
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why nothing is taken, however long that may last."""
+        return tuple(trouble for trouble in (self._lost, self._unusable) if trouble)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What somebody should see to."""
+        return (
+            *self._weaknesses,
+            *self._old_server(),
+            *_of_replicas(self.info.get("cluster") or {}),
+            *([self._damaged] if self._damaged else []),
+        )
+
+    def _old_server(self) -> list[str]:
+        version = self._link.version
+        if version is None or version >= _OLDEST_SERVER:
+            return []
+        return [
+            f"nats-server {version[0]}.{version[1]} is older than {_OLDEST_SERVER[0]}."
+            f"{_OLDEST_SERVER[1]}, and may store twice: replace it"
+        ]
+
+    # --- what requests show ----------------------------------------------------------------
+
+    def answered(self) -> None:
+        """The engine answered something."""
+        if not self.away:
+            return
+        if self._away_said:
+            self._log.info("NATS answers again, after {n:.0f} s", n=self.away_seconds)
+        self.away = self._away_said = False
+        self._away_since = None
+        self._back()
+
+    def silent(self, reason: str) -> None:
+        """The engine did not answer, or said that it cannot."""
+        trouble = self._link.trouble
+        if trouble and trouble != reason:
+            reason = f"{reason} ({trouble})"
+        if not self.away:
+            self.away = True
+            self._away_since = self._seconds()
+            self._look_due = 0.0
+        self.reason = reason
+
+    def behind(self, since: float, stored: int, found: int) -> None:
+        """
+        The engine has less of a client than it had before.
+
+        @param since: since when.
+        @param stored: the client's last sequence that was acknowledged.
+        @param found: the one that is there.
+        """
+        if self._seconds() - since >= _BEHIND_SECONDS:
+            self._lose(
+                f"the stream has lost acknowledged messages: of a client {stored} were stored, "
+                f"and {found} are there"
+            )
+
+    def damaged(self, error: StreamDamaged) -> str:
+        """There is something in the stream that no front-end has written; why to refuse."""
+        self._damaged = str(error)
+        self._log.error("{reason}; this client is refused", reason=self._damaged)
+        return self._damaged
+
+    def _lose(self, reason: str) -> None:
+        """What was acknowledged is gone: nothing more is promised until a person has looked."""
+        if not self._lost:
+            self._lost = reason
+            self._log.critical("{reason}; nothing more is taken", reason=reason)
+        self._told_lost(reason)
+
+    # --- the stream's state ----------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Do what is due by time."""
+        # Said once, and not for a request that is late.
+        if self.away_seconds >= self._limits.store_answer_seconds and not self._away_said:
+            self._away_said = True
+            self._log.warn("NATS does not answer: {reason}", reason=self.reason)
+        if not self._looking and self._seconds() >= self._look_due:
+            self._looking = True
+            self._look_due = self._seconds() + _LOOK_SECONDS
+            self._link.request(info_subject(self._stream), b"", None, self._looked)
+
+    def look_soon(self) -> None:
+        """Ask for the stream's state at the next tick."""
+        self._look_due = 0.0
+
+    def _looked(self, reply: Reply) -> None:
+        self._looking = False
+        try:
+            self._take(read_info(reply))
+        except EngineError as e:
+            self.silent(self._missing() if e.missing else str(e))
+            self._look_due = self._seconds() + _LOOK_AWAY_SECONDS
+        else:
+            self.answered()
+
+    def _missing(self) -> str:
+        return (
+            f"there is no stream {self._stream}: msglog stream create {self._access} "
+            f"--stream {self._stream}"
+        )
+
+    def see_start(self, reply: Reply) -> None:
+        """
+        Take the first word on the stream.
+
+        @raise StartError: the engine refuses, or the stream is not there or cannot keep what is
+            acknowledged.
+        """
+        try:
+            info = read_info(reply)
+        except EngineError as e:
+            if e.missing:
+                raise StartError(self._missing()) from None
+            if "authorization" in str(e).lower() or "authentication" in str(e).lower():
+                raise StartError(f"{self._access} does not let this server in: {e}") from None
+            self.silent(str(e))
+            return
+        self._take(info)
+        if self._unusable:
+            raise StartError(f"{self._unusable} (msglog stream check {self._access})")
+        self._log.info(
+            "storing in stream {stream}: {bytes} bytes, {messages} batches",
+            stream=self._stream,
+            bytes=info.get("state", {}).get("bytes"),
+            messages=info.get("state", {}).get("messages"),
+        )
+
+    def _take(self, info: dict[str, Any]) -> None:
+        created = str(info.get("created", ""))
+        if self._created and created != self._created:
+            self._lose(f"the stream {self._stream} was deleted and made again")
+            return
+        self._created = created
+        self._counts.see_leader(info)
+        self.info = info
+        config = info.get("config", {})
+        if config != self._config:
+            self._config = config
+            self._see_settings(config)
+        self._unusable = self._broken
+        longest = max(MAX_PAYLOAD, 6 * self._limits.max_message_bytes + _LINE_BYTES) + _OVERHEAD
+        if self._link.max_payload is not None and self._link.max_payload < longest:
+            self._unusable = (
+                f"the server's max_payload is {self._link.max_payload}, and a batch may take "
+                f"{longest} bytes: raise it, or lower --max-message-bytes"
+            )
+
+    def _see_settings(self, config: Any) -> None:
+        # Whether servers sync at once is not seen from here; msglog stream check asks them.
+        weaknesses = list(find_weaknesses(config, sync_always=True))
+        for weakness in weaknesses:
+            self._log.warn("stream {stream}: {weakness}", stream=self._stream, weakness=weakness)
+        self._weaknesses = tuple(f"stream {self._stream}: {one}" for one in weaknesses)
+        broken = [str(weakness) for weakness in weaknesses if weakness.breaks]
+        self._broken = (
+            f"the stream {self._stream} cannot keep what is acknowledged: {'; '.join(broken)}"
+            if broken
+            else ""
+        )
+
+
+def _of_replicas(cluster: dict[str, Any]) -> list[str]:
+    """What is to be said of the replicas of a stream."""
+    missing = [
+        replica.get("name", "?")
+        for replica in cluster.get("replicas") or ()
+        if replica.get("offline") or not replica.get("current")
+    ]
+    return [f"replicas that are away or behind: {', '.join(missing)}"] if missing else []
