@@ -32,7 +32,7 @@ class MemoryReader:
         return answer
 
     async def info(self) -> dict:
-        info = read_info(self.stream.ask(info_subject("MSGLOG"), b"", 1.0))
+        info = read_info(self.stream._do(info_subject("MSGLOG"), b"", None))
         messages = len(self.stream.messages)
         return {**info, "state": {"first_seq": 1, "last_seq": messages}}
 

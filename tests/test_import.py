@@ -109,7 +109,8 @@ class RunsTest(ImportCase):
         """No message has more than so many lines or bytes, but for a line that alone is longer."""
         many = commit(TEN, (A, 1, [b""] * 2500))
         self.assertEqual([len(run.lines) for run in self.runs(many)], [MAX_LINES, MAX_LINES, 500])
-        bodies = [b"x" * 50_000, b"x" * 60_000, b"x" * 50_000, b"y" * MAX_PAYLOAD, b"z"]
+        third = MAX_PAYLOAD // 3
+        bodies = [*[b"x" * size for size in (third, third, third, MAX_PAYLOAD)], b"z"]
         runs = list(self.runs(commit(TEN, (A, 1, bodies))))
         self.assertEqual([run.first for run in runs], [1, 3, 4, 5])
         self.assertTrue(all(run.size == len(b"".join(run.lines)) for run in runs))
@@ -171,7 +172,13 @@ class WholeTest(ImportCase):
         log = b"".join(commit(TEN + n, (A, n, [b"%d" % n])) for n in range(1, 21))
         self.bring(log)
         clock = Clock()
-        store = NatsStore(clock, parse_nats("nats://engine"), link=self.stream, clock=lambda: 1e9)
+        store = NatsStore(
+            clock,
+            parse_nats("nats://engine"),
+            link=self.stream,
+            ask=self.stream.ask,
+            clock=lambda: 1e9,
+        )
         store.startService()
         self.addCleanup(lambda: store._ticks.running and store._ticks.stop())
         last, again = store.last(A), appended(store, make_batch(A, 15, b"15", b"16"))
@@ -258,7 +265,13 @@ class BeginningTest(ImportCase):
         """A server takes a client that began above 1 as any other."""
         self.bring(minutes(5, first=101), partial=True)
         clock = Clock()
-        store = NatsStore(clock, parse_nats("nats://engine"), link=self.stream, clock=lambda: 1e9)
+        store = NatsStore(
+            clock,
+            parse_nats("nats://engine"),
+            link=self.stream,
+            ask=self.stream.ask,
+            clock=lambda: 1e9,
+        )
         store.startService()
         self.addCleanup(lambda: store._ticks.running and store._ticks.stop())
         again = appended(store, make_batch(A, 101, b"101"))
