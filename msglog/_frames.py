@@ -161,9 +161,9 @@ class FrameDecoder:
         unpack, crc, max_length = _FRAME.unpack_from, crc32c, self._max_length
         run_client: bytes | None = None
         following = 0
-        checksums: list[int]
-        bodies: list[bytes]
-        heads: list[bytes]
+        checksums: list[int] = []
+        bodies: list[bytes] = []
+        heads: list[bytes] = []
         at, have = 0, len(data)
         while have - at >= FRAME_BYTES:
             length, checksum, kind, client, sequence = unpack(data, at)
@@ -175,17 +175,14 @@ class FrameDecoder:
                 and 0 < sequence <= MAX_SEQUENCE
                 and checksum == crc(data[at + 8 : end])
             ):
-                if sequence == following and client == run_client:
-                    checksums.append(checksum)
-                    bodies.append(data[at + FRAME_BYTES : end])
-                    heads.append(data[at + 4 : at + FRAME_BYTES])
-                    following += 1
-                else:
-                    run_client, following = client, sequence + 1
-                    checksums = [checksum]
-                    bodies = [data[at + FRAME_BYTES : end]]
-                    heads = [data[at + 4 : at + FRAME_BYTES]]
+                if sequence != following or client != run_client:
+                    run_client, following = client, sequence
+                    checksums, bodies, heads = [], [], []
                     events.append(Run(client, sequence, checksums, bodies, heads))
+                checksums.append(checksum)
+                bodies.append(data[at + FRAME_BYTES : end])
+                heads.append(data[at + 4 : at + FRAME_BYTES])
+                following += 1
                 at = end
                 continue
             # Everything below is rare: the end of what has come, an enquiry, or a fault.

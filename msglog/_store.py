@@ -221,7 +221,7 @@ class FileStore(Service):
             self._ticking = True
             self._worker.do(self._writer.tick, self._ticked)
         outcomes = zip(answers, result, strict=True)
-        if self._in_place:
+        if self._waiting and self._in_place:
             self._answer(outcomes)
             if not self._busy:
                 self._next()
