@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from msglog import LedgerDamaged, Limits, LogDamaged, LogLocked, NackCode, StartError, StoreFailed
 from msglog._batch import STORED
 from msglog._checkpoint import Checkpoint
+from msglog._disk import Disk
 from msglog._records import format_lines, parse_line
 from msglog._writer import Appending, Asking, LogWriter
 from msglog.testing import FaultyDisk, make_batch
@@ -545,3 +546,70 @@ class Lazy(Case):
         self.disk.calls.clear()
         self.write(writer, 1, 1)
         self.assertEqual(self.disk.calls, ["write", "sync"])
+
+
+class ReserveTest(Case):
+    """Room that is set aside behind the log's end."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reserved = 0  # bytes behind the end, as the disk has them
+        self.disk.free = 2 * 1024**3
+        self.disk.reserve = self.reserve
+        self.disk.release = self.release
+
+    def reserve(self, fd: int, offset: int, count: int) -> None:
+        self.reserved = offset + count
+        self.disk._fail("reserve")
+
+    def release(self, fd: int) -> None:
+        self.reserved = 0
+
+    def test_ahead_of_what_is_written(self) -> None:
+        """There is always room ahead, and it is given back at the end."""
+        writer = self.open()
+        for n in range(1, 12):
+            writer.commit([entry(A, n, b"x" * 2**21)])
+            self.assertGreaterEqual(self.reserved, writer.size)
+        self.assertGreater(writer.size, 16 * 2**20)
+        writer.close()
+        self.assertEqual(self.reserved, 0)
+
+    def test_given_back_after_a_kill_and_at_a_rotation(self) -> None:
+        """What a life had set aside that was killed, and what a file had that is left."""
+        writer = self.open()
+        self.write(writer, 1, 1)
+        self.crash()
+        writer = self.open()
+        self.assertEqual(self.reserved, 0)
+        self.write(writer, 2, 1)
+        self.assertGreater(self.reserved, 0)
+        self.log.rename(self.folder / "log.1")
+        writer.reopen()
+        self.assertEqual(self.reserved, 0)
+        self.write(writer, 3, 1)
+        self.assertGreater(self.reserved, 0)
+
+    def test_not_where_there_is_little(self) -> None:
+        """Others may need the room more."""
+        self.disk.free = 1024**3 - 1
+        self.write(self.open(), 1, 1)
+        self.assertEqual(self.reserved, 0)
+
+    def test_a_system_that_cannot(self) -> None:
+        """The commit does not need it, and what was set aside of it goes back."""
+        self.disk.errors["reserve"] = errno.ENOSPC
+        self.write(self.open(), 1, 3)
+        self.assertEqual(self.reserved, 0)
+
+    def test_nothing_of_it_can_be_read(self) -> None:
+        """On a real disk: neither the length nor the content of a file changes."""
+        disk = Disk()
+        fd = disk.open(self.log)
+        self.addCleanup(disk.close, fd)
+        disk.write(fd, b"all")
+        disk.reserve(fd, 3, 2**20)
+        self.assertEqual((disk.size(fd), self.log.read_bytes()), (3, b"all"))
+        disk.write(fd, b" of it")
+        disk.release(fd)
+        self.assertEqual((disk.size(fd), self.log.read_bytes()), (9, b"all of it"))
