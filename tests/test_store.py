@@ -42,7 +42,9 @@ class FileCase(SynchronousTestCase):
             self.path,
             made,
             on_failure=self.failures.append,
-            writer=LogWriter(self.path, made, disk=self.disk, clock=lambda: 1e6),
+            writer=LogWriter(
+                self.path, made, disk=self.disk, clock=lambda: 1e6, monotonic=lambda: 0.0
+            ),
             worker=lambda reactor: self.worker,
         )
         store.startService()
