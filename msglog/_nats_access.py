@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 
 from ._errors import StartError
 
-__all__ = ["DEFAULT_STREAM", "INBOX_PREFIX", "NatsAccess", "TLSFiles", "parse_nats"]
+__all__ = ["DEFAULT_STREAM", "INBOX_PREFIX", "NatsAccess", "TLSFiles", "is_nats", "parse_nats"]
 
 DEFAULT_STREAM = "MSGLOG"
 _DEFAULT_PORT = 4222
@@ -164,6 +164,11 @@ def _signed(path: Path, nonce: str) -> dict[str, str]:
     except Exception:  # whatever nkeys and PyNaCl raise; their words may show the seed
         raise StartError(f"{path}: its nkey seed is not valid") from None
     return {"jwt": jwt[1], "sig": urlsafe_b64encode(signature).rstrip(b"=").decode()}
+
+
+def is_nats(text: str) -> bool:
+    """Whether a text is meant to say where NATS is."""
+    return text.startswith(tuple(f"{scheme}://" for scheme in _SCHEMES))
 
 
 def parse_nats(url: str) -> NatsAccess:

@@ -8,11 +8,14 @@ import click
 
 from .._errors import LogUnreadable
 from .._logfile import LogFile
+from .._nats_access import NatsAccess
 from .._seeking import offset_of_time
 from ._display import Display, display_options
-from ._logs import logs_argument, opened, rotated_option, with_predecessors
+from ._logs import opened, rotated_option, with_predecessors
 from ._moments import MOMENT_HELP, moment_text
+from ._nats_options import nats_options
 from ._selection import Selection, selection_options
+from ._stream_lines import LogOrStream, see_no_stream, show_stream
 
 __all__ = ["command"]
 
@@ -21,7 +24,8 @@ Print logs readably: a line for each record, with its time, the end of its clien
 sequence, and the message.
 
 FILE is a log, a rotated one, compressed or not (gzip, xz, bzip2), or - for the standard input;
-messages.jsonl if none is named. Several are printed one after the other.
+messages.jsonl if none is named. Several are printed one after the other. It may also be
+nats://HOST:PORT[,HOST:PORT...], the stream of servers with --store, alone.
 
 What is no printable character appears as an escape (\\n, \\x1b, \\u202e): no message can steer
 the terminal. A damaged line is remarked on with its offset and left out.
@@ -49,12 +53,13 @@ Exit status:
 
 
 @click.command("cat", help=_HELP, short_help="Print logs readably.")
-@logs_argument
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=LogOrStream())
 @rotated_option
 @selection_options
 @display_options
+@nats_options
 def command(
-    files: tuple[Path, ...],
+    files: tuple[Path | NatsAccess, ...],
     rotated: bool,
     clients: tuple[bytes, ...],
     since: int | None,
@@ -65,11 +70,20 @@ def command(
     null: bool,
     full_ids: bool,
     colours: bool | None,
+    stream: str,
+    **access_files: Path | None,
 ) -> int:
     selection = Selection(clients, since, until, text.encode())
     display = Display(as_json, raw, null, full_ids, colours)
     remarks = display.remarks
-    with opened(with_predecessors(files, rotated, remarks.say)) as logs:
+    logs_named = [file for file in files if isinstance(file, Path)]
+    streams = [file for file in files if isinstance(file, NatsAccess)]
+    if streams:
+        if len(files) > 1 or rotated:
+            raise click.UsageError("a stream is read alone, without --rotated")
+        return show_stream(streams[0], stream, access_files, None, selection, display)
+    see_no_stream(stream, **access_files)
+    with opened(with_predecessors(logs_named, rotated, remarks.say)) as logs:
         for log in selection.files_within(logs):
             try:
                 _print(log, selection, display)

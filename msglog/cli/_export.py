@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from math import inf
 from pathlib import Path
 
 import click
 
 from .._errors import StartError
 from .._nats_access import NatsAccess
-from ._console import fail
+from ._console import fail, printable
 from ._nats_options import complete_access, nats_access, see_to_nats
 
 __all__ = ["command"]
 
-# How long the replicas may not have a message that the stream says it has, before that is an error.
+# How long nobody may answer before that is an error; not with --follow.
 _PATIENCE_SECONDS = 15.0
 
 # How often a stream that is followed is asked for more.
@@ -45,13 +45,14 @@ def command(url: NatsAccess, stream: str, file: Path, follow: bool, **files: Pat
     see_to_nats()
     from .._export import ExportError
     from .._jetstream import EngineError
+    from .._stream_following import StreamChanged
 
     access = complete_access(url, **files)
     try:
         asyncio.run(_export(access, stream, file.absolute(), follow))
     except EngineError as e:
         fail(f"{access}: {e}")
-    except (ExportError, StartError) as e:
+    except (ExportError, StreamChanged, StartError) as e:
         fail(str(e))
     except OSError as e:
         fail(f"cannot write {file}: {e.strerror}")
@@ -59,11 +60,17 @@ def command(url: NatsAccess, stream: str, file: Path, follow: bool, **files: Pat
 
 async def _export(access: NatsAccess, stream: str, path: Path, follow: bool) -> None:
     from .._export import Export, ExportError
+    from .._stream_following import StreamFollower
     from .._stream_reader import StreamReader
+
+    def remark(text: str) -> None:
+        click.echo(f"msglog: {printable(text)}", err=True)
 
     async with StreamReader(access, stream, "msglog export") as reader:
         info = await reader.info()
-        end = int(info["state"]["last_seq"])
+        patience = inf if follow else _PATIENCE_SECONDS
+        source = StreamFollower(reader, stream, info, remark, patience=patience)
+        end = source.end
         export = Export(path, stream, str(info["created"]))
         try:
             if end < export.position.sequence:
@@ -71,17 +78,11 @@ async def _export(access: NatsAccess, stream: str, path: Path, follow: bool) -> 
                     f"{path} goes up to message {export.position.sequence}, and the stream ends at "
                     f"{end}: it has lost messages; keep the file"
                 )
-            lines, progress = 0, time.monotonic()
+            source.position = export.position.sequence
+            lines = 0
             while follow or export.position.sequence < end:
-                messages = await reader.fetch(export.position.sequence + 1)
+                messages = await source.poll()
                 lines += export.append(messages)
-                if messages or export.position.sequence >= end:
-                    progress = time.monotonic()
-                elif time.monotonic() - progress > _PATIENCE_SECONDS:
-                    raise ExportError(
-                        f"no replica has message {export.position.sequence + 1} of the stream, "
-                        f"which ends at {end}"
-                    )
                 if not messages:
                     # All of it, or a replica that is behind.
                     await asyncio.sleep(_FOLLOW_SECONDS if follow else 0.1)

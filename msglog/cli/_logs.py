@@ -34,9 +34,20 @@ _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 def logs_argument(command: _Decorated) -> _Decorated:
     """The argument that names logs, C{files}; the default log if there is none."""
-    return click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))(
-        command
-    )
+    return click.argument(
+        "files",
+        metavar="[FILE]...",
+        nargs=-1,
+        type=click.Path(path_type=Path),
+        callback=_see_to_files,
+    )(command)
+
+
+def _see_to_files(ctx: Any, param: Any, files: tuple[Path, ...]) -> tuple[Path, ...]:
+    for file in files:
+        if str(file).startswith(("nats:/", "tls:/")):
+            raise click.BadParameter("this reads files: make one of the stream with msglog export")
+    return files
 
 
 def rotated_option(command: _Decorated) -> _Decorated:

@@ -11,14 +11,17 @@ from attrs import frozen
 from .._errors import LogUnreadable, RecordError
 from .._following import Follower
 from .._logfile import STDIN, LogFile, open_log, predecessors
+from .._nats_access import NatsAccess
 from .._seeking import last_offset, offset_of_time
 from .._torn import said_time
 from ._console import fail
 from ._display import Display, display_options
 from ._logs import DEFAULT_LOG
 from ._moments import MOMENT_HELP
+from ._nats_options import nats_options
 from ._selection import Selection, selection_options
 from ._stdout import wait_while_read
+from ._stream_lines import LogOrStream, see_no_stream, show_stream
 
 __all__ = ["command"]
 
@@ -39,6 +42,9 @@ is printed when it is whole.
 
 What is followed may be a few milliseconds from being durable; what was acknowledged is.
 
+FILE may be nats://HOST:PORT[,HOST:PORT...], the stream of servers with --store: it is read from
+whichever server has it, and -f goes on when one dies.
+
 -n counts the records that --client, --grep, --since and --until let through. With --since and
 without -n, all of them are printed.
 
@@ -51,6 +57,7 @@ Examples:
   msglog tail -n 100 --client 61728394a5b6
   msglog tail -f --since 15m --grep refused
   msglog tail -f --json | jq -r .message
+  msglog tail -f nats://n1:4222,n2:4222,n3:4222
 
 \b
 Exit status:
@@ -62,7 +69,7 @@ Exit status:
 
 
 @click.command("tail", help=_HELP, short_help="Print the last records of a log; follow it.")
-@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_LOG)
+@click.argument("file", type=LogOrStream(), default=DEFAULT_LOG)
 @click.option(
     "-n",
     "--lines",
@@ -74,8 +81,9 @@ Exit status:
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @selection_options
 @display_options
+@nats_options
 def command(
-    file: Path,
+    file: Path | NatsAccess,
     count: int | None,
     follow: bool,
     clients: tuple[bytes, ...],
@@ -87,6 +95,8 @@ def command(
     null: bool,
     full_ids: bool,
     colours: bool | None,
+    stream: str,
+    **access_files: Path | None,
 ) -> int:
     if file == STDIN:
         fail("the standard input has no end to begin at; use: msglog cat - | tail")
@@ -96,6 +106,9 @@ def command(
     if count is None and since is None:
         count = DEFAULT_COUNT
     display = Display(as_json, raw, null, full_ids, colours)
+    if isinstance(file, NatsAccess):
+        return show_stream(file, stream, access_files, count, selection, display, follow=follow)
+    see_no_stream(stream, **access_files)
     follower = Follower(file, display.remarks.say)
     try:
         with closing(follower):

@@ -1,13 +1,15 @@
-"""From a log to a stream and back, with real servers: clients go on, whatever is killed."""
+"""From a log to a stream, and reading it there, with real servers, whatever is killed."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import subprocess
 import urllib.request
 import uuid
 
+import nats
 import pytest
 import wire
 from conftest import BIN, wait_until
@@ -191,3 +193,60 @@ def test_refused(cluster, tmp_path) -> None:
     assert "not nats://" in refused(log, part, status=2)
     assert stored(cluster) == 0
     assert run("import", part, cluster.url, "--partial").returncode == 0
+
+
+async def _delete_stream(url: str) -> None:
+    connection = await nats.connect(url)
+    await connection.jetstream().delete_stream("MSGLOG")
+    await connection.close()
+
+
+def test_read(cluster, tmp_path) -> None:
+    """
+    A stream is read as a file is; tail -f goes on when the server was killed, and ends with an
+    error when the stream was made anew.
+    """
+    log = tmp_path / "messages.jsonl"
+    log.write_bytes(alternating(30))
+    lines = log.read_bytes().splitlines(keepends=True)
+    client = json.loads(lines[-1])["client"]
+    assert run("import", log, cluster.url).returncode == 0
+    for words in (
+        ("cat", "--json"),
+        ("cat", "--client", client),
+        ("cat", "--since", "2026-11-24T10:00:00.010", "--grep", "2"),
+        ("tail",),
+        ("tail", "-n", "3", "--json", "-c", client),
+    ):
+        name, *options = words
+        of_file, of_stream = (run(name, where, *options) for where in (log, cluster.url))
+        assert of_stream.stdout == of_file.stdout != ""
+        assert (of_stream.returncode, of_stream.stderr) == (0, "")
+    assert "msglog export" in run("verify", cluster.url).stderr
+    assert "there is no stream OTHER" in run("tail", cluster.url, "--stream", "OTHER").stderr
+
+    (node,) = cluster.nodes
+    shown = tmp_path / "shown"
+    with shown.open("wb") as stdout:
+        process = subprocess.Popen(
+            command("tail", "-f", "-n", "2", "--json", cluster.url),
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+        )
+    try:
+        wait_until(lambda: shown.read_bytes() == b"".join(lines[-2:]), "the last two")
+        node.kill()
+        node.start()
+        log.write_bytes(alternating(40))
+        assert run("import", log, cluster.url).returncode == 0
+        more = log.read_bytes().splitlines(keepends=True)
+        expected = b"".join(more[len(lines) - 2 :])
+        wait_until(lambda: shown.read_bytes() == expected, "what came")
+        asyncio.run(_delete_stream(cluster.url))
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait(10)
+    assert process.returncode == 1
+    assert b"the stream MSGLOG is not there any more" in said
+    assert b"Traceback" not in said
