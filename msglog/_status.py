@@ -19,6 +19,7 @@ from ._events import Events, shown_records
 from ._figures import Figures
 from ._records import format_time
 from ._service import MessageLogService, is_local
+from ._stream_status import StreamStatus
 from ._web import Page, Probe, make_site
 
 __all__ = ["StatusServer"]
@@ -62,6 +63,7 @@ class StatusServer:
         self._bodies = bodies
         self._port: IListeningPort | None = None
         self._began = 0.0
+        self._stream = StreamStatus(reactor.seconds)
         limits = service.factory.limits
         store = service.store
 
@@ -120,6 +122,8 @@ class StatusServer:
             "paused": figures.paused,
             "undurable": figures.undurable_bytes,
             "max_undurable": limits.max_undurable_bytes,
+            "keeper": figures.keeper,
+            "stream": self._stream.told(figures),
             "bodies": self._bodies,
             "facts": [*_start_facts(figures, self._began), *_ledger_facts(figures)],
         }
@@ -175,8 +179,8 @@ def _start_facts(figures: Figures, began: float) -> list[tuple[str, str]]:
     expires = figures.certificate_expires
     if expires is not None:
         facts.append(("Certificate expires", _moment(expires)))
-    if recovered is None:
-        return facts
+    if recovered is None or figures.stream is not None:
+        return facts  # who keeps messages elsewhere recovers nothing
     read = f"{recovered.records:,} records ({recovered.read:,} bytes) read again"
     if recovered.rebuilt and recovered.read:
         read += ", for there was no ledger"
@@ -195,6 +199,8 @@ def _moment(seconds: float) -> str:
 
 def _ledger_facts(figures: Figures) -> list[tuple[str, str]]:
     clients = f"{figures.ledger_clients:,} clients, {figures.ledger_bytes:,} bytes"
+    if figures.stream is not None:
+        return [("Clients in memory", clients)]
     return [
         ("Ledger in memory", clients),
         ("Not yet in its file", f"{figures.ledger_dirty:,} clients"),

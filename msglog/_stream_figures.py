@@ -88,8 +88,9 @@ def read_stream_figures(
 
     @param info: the stream's configuration and state, as JetStream gave it; empty before it did.
     """
-    others = tuple(_replica(one) for one in (info.get("cluster") or {}).get("replicas") or ())
-    leader = str((info.get("cluster") or {}).get("leader") or "")
+    cluster = info.get("cluster") or {}
+    others = tuple(_replica(one) for one in cluster.get("replicas") or ())
+    leader = str(cluster.get("leader") or "")
     unknown, found = sum(counts.unknown.values()), sum(counts.found.values())
     return StreamFigures(
         state=state.value,
@@ -100,7 +101,9 @@ def read_stream_figures(
         leader=leader,
         leaders=counts.leaders,
         replicas=int(info.get("config", {}).get("num_replicas", 0)),
-        replicas_current=bool(leader) + sum(one.current for one in others),
+        # A server that is none of a cluster names no leader, and is there, for it answers.
+        replicas_current=bool(leader or (info and not cluster))
+        + sum(one.current for one in others),
         others=others,
         under_way={kind: counts.begun[kind] - counts.ended[kind] for kind in counts.begun},
         requests_limit=requests_limit,

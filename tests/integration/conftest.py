@@ -168,3 +168,37 @@ def make_watched(tmp_path):
 @pytest.fixture
 def watched(make_watched) -> Watched:
     return make_watched().start()
+
+
+@pytest.fixture
+def make_cluster(tmp_path):
+    from nats_cluster import Cluster, Node  # here, for they need what is above
+
+    clusters = []
+
+    def make(size: int, extra: str = "") -> Cluster:
+        folder = tmp_path / f"nats{len(clusters)}"
+        folder.mkdir()
+        cluster = Cluster(Node(folder, f"n{i}", extra) for i in range(1, size + 1))
+        clusters.append(cluster)
+        return cluster.start()
+
+    yield make
+    for cluster in clusters:
+        cluster.kill()
+
+
+@pytest.fixture
+def make_front_end(tmp_path):
+    from front_ends import FrontEnd
+
+    made = []
+
+    def make(url: str, *options: str, kind: type[FrontEnd] = FrontEnd) -> FrontEnd:
+        front_end = kind(tmp_path / f"front{len(made)}", url, *options)
+        made.append(front_end)
+        return front_end.start()
+
+    yield make
+    for front_end in made:
+        front_end.kill()

@@ -18,43 +18,12 @@ import pytest
 import wire
 from conftest import BIN, wait_until
 from front_ends import FrontEnd, Unconditional
-from nats_cluster import Cluster, Node
 from stream_files import examine
 
 from tests.faults.cluster_faults import KINDS
 from tests.faults.record import body_of
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def make_cluster(tmp_path):
-    clusters = []
-
-    def make(size: int, extra: str = "") -> Cluster:
-        folder = tmp_path / f"nats{len(clusters)}"
-        folder.mkdir()
-        cluster = Cluster(Node(folder, f"n{i}", extra) for i in range(1, size + 1))
-        clusters.append(cluster)
-        return cluster.start()
-
-    yield make
-    for cluster in clusters:
-        cluster.kill()
-
-
-@pytest.fixture
-def make_front_end(tmp_path):
-    made = []
-
-    def make(url: str, *options: str, kind: type[FrontEnd] = FrontEnd) -> FrontEnd:
-        front_end = kind(tmp_path / f"front{len(made)}", url, *options)
-        made.append(front_end)
-        return front_end.start()
-
-    yield make
-    for front_end in made:
-        front_end.kill()
 
 
 # The fault suite in short: what CI has time for.

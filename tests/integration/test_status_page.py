@@ -141,13 +141,14 @@ def test_live_under_load(page, watched) -> None:
         page.until(lambda: page.run(curves.format("rate")) == 1, "a curve of rates")
         page.until(lambda: page.run(curves.format("wait")) == 1, "a curve of waits")
         page.until(lambda: "mean" in page.text("rate-text"), "its text")
-        assert len(page.rows("records")) == 10
+        page.until(lambda: len(page.rows("records")) == 10, "the last records")
     finally:
         going = False
         for sender in senders:
             sender.join()
     assert not failures
     assert page.text("state") == "ready"
+    assert not page.run("return document.getElementById('stream').getClientRects().length")
     assert page.rows("refused") == [["NACK", "OUT_OF_ORDER", "1"]]
     facts = page.text("facts")
     for term in ("Recovery took", "Torn by a crash", "Ledger in memory"):
@@ -289,3 +290,27 @@ def test_keyboard(page) -> None:
     assert page.text("rate-text") == before
     focus.send_keys(Keys.ENTER)
     page.until(lambda: page.text("state") == "ready", "going on")
+
+
+def test_stream(chromium, make_cluster, make_front_end) -> None:
+    """With --store, the stream has a section: while all is well, and while NATS is away."""
+    cluster = make_cluster(1)
+    cluster.create_stream()
+    server = make_front_end(cluster.url)
+    page = PageInBrowser(chromium, server)
+    with wire.Connection(server.port) as connection:
+        connection.log(A, 1, b"x")
+        connection.log(A, 2, b"x")
+    facts = "stream-facts"
+    page.until(lambda: "p50" in page.text(facts), "appends")
+    (node,) = cluster.nodes
+    for words in (f"Connected to\n{node.server}", "NATS\nanswers", "Replicas up to date\n1 of 1"):
+        assert words in page.text(facts)
+    assert "Messages an append\n1 (batches: 1)" in page.text(facts)
+    assert "Waiting for NATS" in page.run("return document.body.innerText")
+    assert "Recovery" not in page.text("facts")
+    cluster.kill()
+    page.until(lambda: "NATS\nhas not answered for" in page.text(facts), "the outage")
+    page.until(lambda: "no server, for" in page.text(facts), "the lost connection")
+    assert min(contrast for _, contrast in page.run(CONTRASTS)) >= 4.5
+    assert page.complaints() == []
