@@ -178,7 +178,12 @@ class DeployTest(SynchronousTestCase):
         appended(self.bench.store, make_batch(A, 1, b"a"))
         self.bench.settle()
         stream = read_stream_figures(
-            StreamCounts(), LinkCounts(server="n1:4222"), {}, EngineState.AWAY, 0.0, 1
+            StreamCounts(),
+            LinkCounts(server="n1:4222"),
+            {"cluster": {"leader": "n1", "replicas": [{"name": "n2"}]}},
+            EngineState.AWAY,
+            0.0,
+            1,
         )
         figures = evolve(self.bench.figures(), certificate_expires=2e9, stream=stream)
         made = Scrape(figures, Health((), (), ()), self.bench.limits)
