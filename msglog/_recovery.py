@@ -134,6 +134,8 @@ class Recovery:
                     )
                 if not coverage.complete:
                     self._finish_rotated(coverage)
+            if not size and (coverage.complete or not coverage.file):
+                self._replay_unknown(coverage)
         size, kept = self._replay(fd, self._path, offset, joining=coverage is None, lazy=lazy)
         if not size:
             self.file = b""
@@ -154,10 +156,18 @@ class Recovery:
         Whether a log with a damaged first line can be one that was begun after that which the
         ledger knows was completed, torn in its first commit.
         """
-        said = said_time(self._disk.read(fd, 64, 0))
         if not coverage.complete:
             return False
-        return size < coverage.offset if said is None else said > coverage.time
+        for _, line in Lines(lambda count, at: self._disk.read(fd, count, at), 0):
+            try:
+                return read_record(line).time > coverage.time
+            except RecordError:
+                continue
+        said = said_time(self._disk.read(fd, 64, 0))
+        if said is not None:
+            return said > coverage.time
+        # Nothing in it says anything; but the log that the ledger knows is longer, or another one.
+        return size < coverage.offset or self._whole_rotated(coverage) is not None
 
     def _check_coverage(self, fd: int, size: int, coverage: Coverage) -> None:
         """See that the log still holds what its ledger says it does."""
@@ -217,19 +227,9 @@ class Recovery:
 
     def _finish_rotated(self, coverage: Coverage) -> None:
         """Read the rest of the log that was rotated away before the ledger had all of it."""
-        # A copy that was made earlier begins with the same line; the longest one is the log.
-        candidates = []
-        for file in self._rotated():
-            if identify(file.first) == coverage.file:
-                fd = self._disk.open_to_read(file.path)
-                try:
-                    if self._ends_commit(fd, coverage):
-                        candidates.append((self._disk.size(fd), file.path))
-                finally:
-                    self._disk.close(fd)
-        if candidates:
-            _, path = max(candidates)
-            self._replay_rotated(path, coverage.offset, joining=False, lazy=coverage.lazy)
+        found = self._whole_rotated(coverage)
+        if found is not None:
+            self._replay_rotated(found, coverage.offset, joining=False, lazy=coverage.lazy)
             return
         raise LedgerDamaged(
             f"the server was killed before its ledger had all of the log, and that log is neither "
@@ -237,6 +237,43 @@ class Recovery:
             f"Put it there (not compressed) and start again; or, if it is lost, move "
             f"{self._ledger_path} away to go on without it"
         )
+
+    def _replay_unknown(self, coverage: Coverage) -> None:
+        """
+        Read a log that was moved away before the ledger was told of it: the server was killed in
+        the file's first commit.  Nothing of that was acknowledged, but it would be there twice.
+        """
+        for file in self._rotated():
+            if file.time > coverage.time and self._is_one_commit(file):
+                with suppress(LogLocked):  # another server's
+                    self._replay_rotated(file.path, 0, joining=False, lazy=coverage.lazy)
+
+    def _is_one_commit(self, file: RotatedFile) -> bool:
+        fd = self._disk.open_to_read(file.path)
+        try:
+            for _, line in Lines(lambda count, at: self._disk.read(fd, count, at), 0):
+                try:
+                    if read_record(line).time != file.time:
+                        return False
+                except RecordError:
+                    pass
+        finally:
+            self._disk.close(fd)
+        return True
+
+    def _whole_rotated(self, coverage: Coverage) -> Path | None:
+        """The file beside the log that the ledger knows, with all of it that the ledger covers."""
+        # A copy that was made earlier begins with the same line; the longest one is the log.
+        found = []
+        for file in self._rotated():
+            if identify(file.first) == coverage.file:
+                fd = self._disk.open_to_read(file.path)
+                try:
+                    if self._ends_commit(fd, coverage):
+                        found.append((self._disk.size(fd), file.path))
+                finally:
+                    self._disk.close(fd)
+        return max(found)[1] if found else None
 
     def _replay_rotated(self, path: Path, offset: int, *, joining: bool, lazy: bool) -> None:
         fd = self._disk.open(path)

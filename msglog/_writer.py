@@ -201,6 +201,8 @@ class LogWriter:
             self._fd = -1
 
     def _open(self) -> Recovered:
+        # A log that was moved away has its new name for good before another gets its old one.
+        self._disk.sync_folder(self.path.parent)
         self._fd = self._open_locked()
         # Not what an earlier life of this object had staged when its disk failed.
         self.ledger = self._new_ledger()
@@ -381,6 +383,9 @@ class LogWriter:
         """Take back what was written of a commit that failed."""
         try:
             self._disk.cut(self._fd, self._size)
+            # Before anything is written there again, or a power cut could leave of this commit
+            # what the next one does not reach to, and records of two times behind damage.
+            self._disk.sync(self._fd)
         except OSError as e:
             raise self._fail(f"cannot cut {self.path}: {e.strerror}") from e
 
@@ -503,6 +508,8 @@ class LogWriter:
 
     def _reopen(self) -> None:
         self._sync()
+        # The old file has its new name for good before another gets its old one.
+        self._sync_folder()
         self._go_on_in(self._open_new())
         self._log.info("the log was moved away; going on in a new {log}", log=str(self.path))
 

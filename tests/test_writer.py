@@ -163,6 +163,8 @@ class Faults(Case):
             self.assertEqual(other.refusals[0].code, NackCode.NOT_STORED)
             self.assertEqual(last, 2)
             self.assertEqual(self.log.stat().st_size, size)
+            # On the disk too, before anything else is written there.
+            self.assertEqual(self.disk.calls[-2:], ["cut", "sync"])
         self.disk.room = None
         self.write(writer, 3, 1)
         self.assertEqual(self.sequences(), [1, 2, 3])

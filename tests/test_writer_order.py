@@ -11,8 +11,10 @@ import shutil
 import sqlite3
 from contextlib import closing
 
-from msglog import LedgerDamaged, LogDamaged, LogLocked, NackCode
+from msglog import LedgerDamaged, LogDamaged, LogLocked, NackCode, StoreFailed
 from msglog._batch import STORED
+from msglog._frames import message_checksum
+from msglog._records import Record, format_line
 from msglog._writer import Asking, LogWriter
 from msglog.testing import FaultyDisk
 
@@ -40,7 +42,8 @@ class Case(WriterCase):
         """A resend is acknowledged, and is in the files just once."""
         bodies = [b"%d" % sequence for sequence in range(first, last + 1)]
         self.assertEqual(writer.commit([entry(client, first, *bodies)]), [STORED])
-        files = [p for p in self.folder.glob("log*") if ".ledger" not in p.name]
+        beside = self.folder.glob("log*")
+        files = [p for p in beside if ".ledger" not in p.name and ".torn-" not in p.name]
         logged = sorted(
             record.sequence
             for path in files
@@ -137,6 +140,44 @@ class RotationInACommit(Case):
         writer = self.open()
         self.assertEqual(writer.commit([Asking(A)]), [6])
         self.log_again(writer, 4, 6)
+
+    def test_names_reach_the_disk_in_order(self) -> None:
+        """The moved log has its new name for good before another file gets its old one."""
+        plain = self.disk.open
+        made = []
+
+        def open(path) -> int:
+            if not path.exists():
+                made.append(self.disk.calls[-1])
+            return plain(path)
+
+        self.patch(self.disk, "open", open)
+        writer = self.open()
+        self.write(writer, 1, 1)
+        self.rotate()
+        self.write(writer, 2, 1)
+        self.crash()
+        self.rotate("log.2")
+        self.open()
+        self.assertEqual(made, ["sync_folder"] * 3)
+
+    def test_killed_in_the_first_commit(self) -> None:
+        """A file that the ledger was not told of, moved away: its messages are not there twice."""
+        writer = self.open()
+        self.disk.errors["sync"] = errno.EIO
+        self.assertRaises(StoreFailed, writer.commit, [entry(A, 1, b"1", b"2", b"3")])
+        self.disk.errors.clear()
+        self.crash()
+        with self.log.open("rb+") as log:
+            log.truncate(self.log.stat().st_size - 5)
+        self.rotate()
+        # Neither an older file of it nor another server's is taken for it.
+        (self.folder / "log-other").write_bytes(
+            b"".join(format_line(Record(n, B, n, message_checksum(B, n, b""), b"")) for n in (1, 2))
+        )
+        writer = self.open()
+        self.assertEqual(writer.commit([Asking(A), Asking(B)]), [2, 0])
+        self.log_again(writer, 1, 3)
 
 
 class LedgerAndDisk(Case):
@@ -255,6 +296,10 @@ class Starts(Case):
             data[at] ^= 1
             self.log.write_bytes(data)
             self.refuses(LogDamaged, "damaged at byte 0")
+        # Nor is one that is gone altogether, whatever copy of its beginning is beside it.
+        (self.folder / "log-copy").write_bytes(whole[: len(whole) // 2])
+        self.log.write_bytes(bytes(len(whole)))
+        self.refuses(LogDamaged, "damaged at byte 0")
         self.log.write_bytes(whole)
         self.assertEqual(self.open().commit([Asking(A)]), [100])
 
@@ -264,9 +309,11 @@ class Starts(Case):
         self.write(writer, 1, 50)
         writer.close()
         line = self.log.read_bytes().splitlines(keepends=True)[-1]
+        size = self.log.stat().st_size
         self.rotate()
         later = line.replace(line[9:36], b"2030-01-01T00:00:00.000000Z")
-        for torn in (later[:60], bytes(100)):
+        # The beginning is not there, the end of the commit is; or only its length is.
+        for torn in (later[:60], bytes(100), bytes(512) + b"\n" + later, bytes(2 * size)):
             self.log.write_bytes(torn)
             writer = self.open()
             self.assertIsNotNone(self.recovered.kept)
