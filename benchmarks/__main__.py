@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 # By name, in the order in which a person meets them: the module.
-_COMMANDS = {"cost": "_cost"}
+_COMMANDS = {
+    "all": "_all",
+    "compare": "_compare",
+    "latency": "_latency",
+    "growth": "_growth",
+    "generator": "_generator",
+    "cost": "_cost",
+    "page": "_page",
+}
 
 
 class _Commands(click.Group):

@@ -14,10 +14,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from .._load.loop import SLOT_SECONDS, Measurement
 from ._bench_report import PERCENTILES, Report, milliseconds
 
-__all__ = ["save"]
+__all__ = ["STYLE", "save"]
 
 # The same on every machine, whatever its own matplotlibrc says.
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#888888",
     "axes.grid": True,
@@ -55,7 +55,7 @@ def save(report: Report, path: Path) -> None:
 
     @raise OSError: the file cannot be written.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
         latencies, rate = figure.subplots(2, 1, height_ratios=(3, 2))
         latencies.set_title(
