@@ -344,7 +344,9 @@ class MessageLogClient(Service):
         self._connection = connection
         self._since = self._reactor.seconds()
         self._outbox.session.connected()
-        self._proceed()
+        # Not now: whoever waits might stop this client, which cannot be while its endpoint is in
+        # the middle of making the connection.
+        self._soon()
 
     def received(self, data: bytes) -> None:
         """The server has answered."""

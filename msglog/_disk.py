@@ -27,6 +27,9 @@ if _fallocate is not None:
 # The log may hold what not everybody on the machine should read.
 _MODE = 0o640
 
+# What is read at a time to be written again: a few calls for all that may have to be.
+_COPY_BYTES = 4 << 20
+
 
 class IDisk(Interface):
     """
@@ -79,6 +82,14 @@ class IDisk(Interface):
 
     def release(fd: int) -> None:
         """Give back what was set aside behind a file's end."""
+
+    def write_again(fd: int, offset: int) -> None:
+        """
+        Write once more what a file has from an offset on.
+
+        After a sync that failed the kernel may take for written what the disk does not have: the
+        next sync says that all is well, unless it was written again.
+        """
 
     def cut(fd: int, size: int) -> None:
         """Cut a file to a length."""
@@ -168,6 +179,17 @@ class Disk:
     def release(self, fd: int) -> None:
         """See L{IDisk.release}."""
         os.ftruncate(fd, os.fstat(fd).st_size)
+
+    def write_again(self, fd: int, offset: int) -> None:
+        """See L{IDisk.write_again}."""
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        # Linux appends what is written at an offset, too, where a file is open for appending.
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_APPEND)
+        try:
+            while chunk := os.pread(fd, _COPY_BYTES, offset):
+                offset += os.pwrite(fd, chunk, offset)
+        finally:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
     def cut(self, fd: int, size: int) -> None:
         """See L{IDisk.cut}."""

@@ -35,6 +35,10 @@ __all__ = ["Recovered", "Recovery"]
 # How often a long recovery says how far it is, in bytes read.
 _PROGRESS_BYTES = 256 * 1024 * 1024
 
+# What a sync that failed can have been about: the last commit, of which the bytes are bounded
+# (C{max_commit_bytes}, and one read of a connection); four times that.
+_UNSURE_BYTES = 64 * 1024 * 1024
+
 
 @frozen(slots=True)
 class Recovered:
@@ -103,10 +107,6 @@ class Recovery:
         @raise StartError: the log or its ledger is damaged, or one of the two is missing.
         """
         size = self._disk.size(fd)
-        # What a killed server wrote may be readable without being on the disk, and neither a resend
-        # of it may be acknowledged nor the ledger's file know of it (C{spill}) on the page cache's
-        # word.
-        self._disk.sync(fd)
         first = self._first_line(fd)
         self.file = identify(first)
         self.began = said_time(first) or 0
@@ -283,8 +283,6 @@ class Recovery:
                     f"{path}, which begins with the name of {self._path}, is in use by another "
                     f"server: give one of the two logs another name or another folder"
                 )
-            # What a killed server wrote may be readable without being on the disk.
-            self._disk.sync(fd)
             self._replay(fd, path, offset, joining=joining, lazy=lazy)
         finally:
             self._disk.close(fd)
@@ -302,6 +300,7 @@ class Recovery:
         def read(count: int, at: int) -> bytes:
             return self._disk.read(fd, count, at)
 
+        self._make_durable(fd, offset)
         good = offset
         for at, line in Lines(read, offset):
             try:
@@ -341,6 +340,18 @@ class Recovery:
             kept=str(kept),
         )
         return good, kept
+
+    def _make_durable(self, fd: int, offset: int) -> None:
+        """
+        Have on the disk what can be read of a file from an offset on.
+
+        What a killed server wrote may be readable without being on the disk, and neither a resend
+        of it may be acknowledged nor the ledger's file know of it (C{spill}) on the page cache's
+        word.  If it ended because a sync failed, another sync is not enough.
+        """
+        begin = max(offset, self._disk.size(fd) - _UNSURE_BYTES)
+        self._disk.write_again(fd, begin)
+        self._disk.sync(fd)
 
     def _keep_torn(self, fd: int, path: Path, offset: int) -> Path:
         stamp = format_time(int(self._clock() * 1e6)).decode().replace(":", "")

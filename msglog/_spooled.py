@@ -218,3 +218,6 @@ class SpooledOutbox(Outbox):
             self.session.submit(
                 Message(body, self._waiting.pop(place, None), place) for place, body in step.rows
             )
+        elif step.read and step.error is None:
+            # All there was is gone, or it would be looked for again and again.
+            self._read = self._spool.last

@@ -218,6 +218,11 @@ class FaultyDisk(Disk):
         self._call("sync")
         super().sync(fd)
 
+    def write_again(self, fd: int, offset: int) -> None:
+        """Write again, or fail."""
+        self._call("write_again")
+        super().write_again(fd, offset)
+
     def cut(self, fd: int, size: int) -> None:
         """Cut, or fail."""
         self._call("cut")

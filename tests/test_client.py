@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
+from twisted.internet.error import (
+    ConnectionAborted,
+    ConnectionRefusedError,
+    NotConnectingError,
+)
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.internet.testing import EventLoggingObserver, MemoryReactorClock
@@ -518,6 +522,28 @@ class Stopping(ClientCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.failureResultOf(service.send(b"c"), NotLogged)
         self.successResultOf(service.flush())
+
+    def test_while_a_connection_is_made(self) -> None:
+        """A stop, and in the same turn of the reactor the connection is there."""
+        reactor = MemoryReactorClock()
+        service = MessageLogClient(reactor, [TCP4ClientEndpoint(reactor, "127.0.0.1", 7514)])
+        service.startService()
+        stopping = service.stopService()
+        protocol = reactor.tcpClients[0][2].buildProtocol(None)
+
+        def too_late() -> None:
+            raise NotConnectingError
+
+        # As Twisted's own connector does it.
+        reactor.connectors[0].stopConnecting = too_late
+        transport = MemoryTransport()
+        protocol.makeConnection(transport)
+        reactor.advance(0)
+        self.assertTrue(transport.aborted)
+        protocol.connectionLost(Failure(ConnectionAborted()))
+        reactor.advance(0)
+        self.successResultOf(stopping)
+        self.assertEqual(reactor.getDelayedCalls(), [])
 
     def test_deadline(self) -> None:
         """What has no receipt in time fails, and it is said that nobody knows."""

@@ -341,6 +341,21 @@ class WithSpool(SpooledCase):
         self.assertEqual(list(shell.told), ["a", "b"])
         self.assertIsNone(self.outbox.step())
 
+    def test_an_emptied_spool_is_left_alone(self) -> None:
+        """A life that begins with a spool whose messages are all gone does no step for nothing."""
+        shell = self.begin()
+        shell.connect()
+        self.outbox.put(b"a", "a")
+        shell.run_dry()
+        self.kill()
+        shell = self.live()
+        self.assertIsNone(self.outbox.step())
+        shell.connect()
+        self.outbox.put(b"b", "b")
+        shell.run_dry()
+        self.assertEqual(shell.told["b"], [self.receipt(2, b"b")])
+        self.holds_nothing()
+
     def test_another_life(self) -> None:
         """What was in the spool goes out in order, before what comes, by the same client."""
         shell = self.begin()
