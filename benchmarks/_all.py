@@ -16,7 +16,7 @@ __all__ = ["command"]
 
 # What is run, and about how many seconds it takes where a sync takes 0.2 ms and nothing else runs.
 _STEPS: tuple[tuple[tuple[str, ...], float], ...] = (
-    (("compare",), 480),
+    (("compare",), 570),
     (("generator",), 40),
     (("latency",), 90),
     (("growth", "connections"), 150),

@@ -100,7 +100,7 @@ def compare(
 ) -> int:
     """Measure, print, and keep; the exit status."""
     estimate = len(systems) * len(loads) * rounds * (seconds + _OVERHEAD_SECONDS)
-    say(f"about {estimate / 60:.0f} min, at most")
+    say(f"about {estimate / 60:.1f} min; more if a system is slow to answer what is in flight")
     with bench("compare", folder, keep) as run:
         more = {MSGLOG.name: server_options}
         running, left_out = start_all(systems, run.folder, run.enter, more)

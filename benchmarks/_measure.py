@@ -107,7 +107,6 @@ def load(
     what: Load,
     seconds: float,
     *,
-    processes: int = 1,
     sources: tuple[str, ...] = (),
     make: Make | None = None,
 ) -> Figures:
@@ -130,7 +129,7 @@ def load(
     )
     while True:
         used, began = running.cpu_seconds(), time.monotonic()
-        measured = Run(plan, processes).measure(lambda acked: None)
+        measured = Run(plan, 1).measure(lambda acked: None)
         took = time.monotonic() - began
         if measured.rate or measured.problem or plan.seconds > _LONGEST_SECONDS:
             break
@@ -252,8 +251,6 @@ def in_turn(
     rounds: int,
     seconds: float,
     say: Callable[[str], object],
-    *,
-    processes: int = 1,
 ) -> Results:
     """Measure each load on every system before the next load, and all of it so many times."""
     results = Results()
@@ -263,9 +260,7 @@ def in_turn(
             for system in running:
                 name = system.system.name
                 try:
-                    figures = load(
-                        system, what, seconds, processes=min(processes, what.connections)
-                    )
+                    figures = load(system, what, seconds)
                 except LoadError as e:
                     results.failures.append(f"{name}, {what.name}, round {number + 1}: {e}")
                     said.append(f"{name} failed")
