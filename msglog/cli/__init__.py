@@ -61,8 +61,18 @@ def _msglog() -> None:
 
 def main() -> None:
     """Run the command, and end the process with its status."""
+    if sys.stdout is None or sys.stderr is None:
+        # Closed by whoever started it: the next file that is opened would take the place.
+        sys.exit("msglog: stdout or stderr is closed; lead it to /dev/null if nobody reads it")
     try:
         status = _msglog.main(prog_name="msglog", standalone_mode=False)
+        sys.stdout.flush()
+    except OSError as e:  # what a subcommand expects it says itself
+        what = f"go on with {e.filename}" if e.filename else "write the output"
+        click.echo(f"Error: cannot {what}: {e.strerror or e}", err=True)
+        # What is still to be written would fail once more at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     except click.exceptions.Abort:  # Ctrl-C where a subcommand has nothing to say about it
         status = 130
     except click.ClickException as e:

@@ -20,6 +20,7 @@ from .._servers import Address, address_text, parse_servers
 from ._bench_progress import Bar, CtrlC
 from ._bench_report import Report, draw
 from ._console import fail, servers_option, terminal, tls_options
+from ._number import Number
 
 __all__ = ["command"]
 
@@ -128,7 +129,7 @@ def _chart_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
     "-r",
     "--rate",
     metavar="N",
-    type=click.FloatRange(min=0, min_open=True, max=_HIGHEST_RATE),
+    type=Number(min=0, min_open=True, max=_HIGHEST_RATE),
     help="Messages that come each second, of all clients together, whether or not the server keeps "
     "up.  [default: each is sent when its client has room]",
 )
@@ -144,7 +145,7 @@ def _chart_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
     "-t",
     "--seconds",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True, max=_LONGEST_SECONDS),
+    type=Number(min=0, min_open=True, max=_LONGEST_SECONDS),
     help=f"How long to measure.  [default: {SECONDS:g}, or as long as --messages takes]",
 )
 @click.option(
@@ -157,7 +158,7 @@ def _chart_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
 @click.option(
     "--warm-up",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, max=_LONGEST_SECONDS),
+    type=Number(min=0, max=_LONGEST_SECONDS),
     help=f"Load before the measurement.  [default: {WARM_UP_SECONDS:g}, or none with --messages]",
 )
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -73,7 +74,7 @@ def command(
     stream: str,
     **access_files: Path | None,
 ) -> int:
-    selection = Selection(clients, since, until, text.encode())
+    selection = Selection(clients, since, until, os.fsencode(text))
     display = Display(as_json, raw, null, full_ids, colours)
     remarks = display.remarks
     logs_named = [file for file in files if isinstance(file, Path)]

@@ -23,6 +23,7 @@ from .._verification import Verification
 from ._console import fail, printable
 from ._logs import opened, rotated_option, see_to_order, sizes_on_disk, with_predecessors
 from ._nats_options import complete_access, nats_access, see_to_nats
+from ._number import Number
 from ._progress import REFRESH_SECONDS, scanned_with_progress
 from ._send_progress import Bar
 
@@ -86,7 +87,7 @@ Exit status:
     "-t",
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=TIMEOUT_SECONDS,
     show_default=True,
     help="Give up when nothing went on for so long; inf: never.",

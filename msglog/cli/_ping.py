@@ -12,6 +12,7 @@ import orjson
 from .._enquiry import Answer, Enquirer, EnquiryFailed
 from .._servers import address_text, parse_servers
 from ._console import printable, servers_option, tls_options
+from ._number import Number
 
 if TYPE_CHECKING:
     from .._client_tls import TLS
@@ -61,7 +62,7 @@ Exit status:
     "-i",
     "--interval",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, max=86400),
+    type=Number(min=0, max=86400),
     default=1.0,
     show_default=True,
     help="From one time to the next.",
@@ -70,7 +71,7 @@ Exit status:
     "-t",
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True, max=86400),
+    type=Number(min=0, min_open=True, max=86400),
     default=TIMEOUT_SECONDS,
     show_default=True,
     help="For one answer, connecting included (but not a name server's time).",

@@ -17,6 +17,7 @@ from .._limits import ClientLimits
 from .._spool import Spool
 from ._console import fail, server_option, tls_options
 from ._lines import Input, TextInput
+from ._number import Number
 from ._send_progress import Bar, Remarks
 from ._sending import STOP_SECONDS, Sending, total_size
 
@@ -101,7 +102,7 @@ Exit status:
     "-t",
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=TIMEOUT_SECONDS,
     show_default=True,
     help="Give up when nothing was acknowledged for so long; inf: never.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def command(
         fail("the standard input has no end to begin at; use: msglog cat - | tail")
     if follow and until is not None:
         raise click.UsageError("--until and --follow exclude each other")
-    selection = Selection(clients, since, until, text.encode())
+    selection = Selection(clients, since, until, os.fsencode(text))
     if count is None and since is None:
         count = DEFAULT_COUNT
     display = Display(as_json, raw, null, full_ids, colours)

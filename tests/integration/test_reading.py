@@ -187,6 +187,32 @@ class TestPipes:
         assert done.returncode == 1
         assert b"msglog cat - | tail" in done.stderr
 
+    @pytest.mark.parametrize("command", ["cat", "tail", "verify", "stats", "verify --json"])
+    def test_output_that_cannot_be_written(self, tmp_path: Path, command: str) -> None:
+        """A full disk, or no output at all, is said in one line, and is no success."""
+        (tmp_path / "log").write_bytes(minutes(300))
+        for where, reason in ((">/dev/full", "No space left"), (">&-", "stdout or stderr is clo")):
+            done = subprocess.run(
+                f"{MSGLOG} {command} log {where}",
+                shell=True,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
+            assert done.returncode == 1
+            assert len(done.stderr.splitlines()) == 1
+            assert reason in done.stderr
+
+    def test_bytes_that_are_no_text(self, tmp_path: Path) -> None:
+        (tmp_path / "log").write_bytes(commit(TEN, (A, 1, [b"a\xff", b"b\xfe"])))
+        found = subprocess.run(
+            [MSGLOG, "cat", "--raw", "--grep", b"\xfe", tmp_path / "log"],
+            capture_output=True,
+            timeout=30,
+        )
+        assert found.stdout.strip() == b"b\xfe"
+
     def test_plain_in_a_file(self, tmp_path: Path) -> None:
         """No colours and no bar where there is no terminal."""
         (tmp_path / "log").write_bytes(minutes(9))
