@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import Any
 
@@ -37,8 +38,16 @@ def _benchmarks() -> Any:
     """Measure msglog on this machine: beside other systems, as it grows, and what it costs."""
 
 
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """Run the command, and end the process with its status."""
+    # So that what was started is ended, whoever ends this: also where Ctrl-C was ignored before, as
+    # in a shell's background, and by what asks processes to end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _end)
     try:
         status = _benchmarks.main(prog_name="python -m benchmarks", standalone_mode=False)
     except click.exceptions.Abort:

@@ -70,7 +70,7 @@ def draw_compare(kept: Any, rates: Path, latencies: Path) -> None:
         (rates, "Messages acknowledged a second (longer is better)", "rate"),
         (
             latencies,
-            "99 in 100 are acknowledged within … ms (shorter is better; ten times from line to line)",
+            "99 in 100 are acknowledged within … ms (shorter is better; each line: ten times)",
             "p99_ms",
         ),
     ):

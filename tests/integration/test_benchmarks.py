@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,6 +150,26 @@ class TestCommands:
         points = json.loads(done.stdout)["points"]
         assert sorted({point["value"] for point in points}) == values
         assert "failed" not in done.stderr
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_ended(self, number: int, tmp_path: Path) -> None:
+        """Whoever ends it ends all that it has started, and what that wrote is gone."""
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "benchmarks", "compare", "--seconds=60", "--loads=1x1"),
+                *("--systems=lock", "--folder", str(tmp_path)),
+            ],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: list(tmp_path.glob("*/lock/messages.jsonl")), "the start")
+        (log,) = tmp_path.glob("*/lock/messages.jsonl")
+        wait_until(lambda: log.stat().st_size > 0, "the load")
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+        assert not list(tmp_path.iterdir())
+        running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+        assert str(log) not in running
 
     def test_bad_words(self) -> None:
         """What makes no sense is said in a line, before anything is started."""
