@@ -54,37 +54,54 @@ class LogRun:
         return LogRun(self.client, sequence + 1, lines, size, self.file, self.read)
 
 
-def log_runs(files: Iterable[tuple[LogFile, int | None]]) -> Iterator[LogRun]:
+def log_runs(files: Iterable[tuple[LogFile, int | None]], gathered: int = 0) -> Iterator[LogRun]:
     """
     The runs of logs that were checked: every line is a good record, no client has a gap.
 
     A line that something else than msglog wrote, with spaces say, comes as msglog would write it.
 
     @param files: each with the length that was checked; L{None} where that is not known before.
+    @param gathered: over how many bytes of the log a client's lines are brought together that do
+        not stand one after the other.  If there are any, the order of different clients changes.
     """
-    middle = b""
-    lines: list[bytes] = []
-    run = LogRun(b"", 0, lines, 0, 0, 0)
+    held: dict[bytes, LogRun] = {}  # by how their lines go on behind their time
+    size = 0
     for index, (file, end) in enumerate(files):
         for offset, line in file.lines(0, end):
-            if (
-                line[_MIDDLE] == middle
-                and len(lines) < MAX_LINES
-                and run.size + len(line) <= MAX_PAYLOAD
-            ):
-                lines.append(line)
+            run = held.get(line[_MIDDLE])
+            if run is not None and _has_room(run, line):
+                run.lines.append(line)
                 run.size += len(line)
+                size += len(line)
+                if size > gathered and len(held) > 1:
+                    yield from _released(held, index, file.consumed or offset)
+                    size = 0
                 continue
-            if lines:
-                run.file, run.read = index, file.consumed or offset
-                yield run
             line, middle = _as_written(line)
-            lines = [line]
+            if size + len(line) > gathered:
+                yield from _released(held, index, file.consumed or offset)
+                size = 0
+            elif middle in held:
+                size -= held[middle].size
+                yield from _released({middle: held.pop(middle)}, index, file.consumed or offset)
             client = bytes.fromhex(line[_CLIENT].decode().replace("-", ""))
             first = int(line[_SEQUENCE : line.index(b",", _SEQUENCE)])
-            run = LogRun(client, first, lines, len(line), index, 0)
-    if lines:
-        run.file, run.read = index, file.consumed or file.size or 0
+            held[middle] = LogRun(client, first, [line], len(line), index, 0)
+            size += len(line)
+        yield from _released(held, index, file.consumed or file.size or 0)
+        size = 0
+
+
+def _has_room(run: LogRun, line: bytes) -> bool:
+    return len(run.lines) < MAX_LINES and run.size + len(line) <= MAX_PAYLOAD
+
+
+def _released(held: dict[bytes, LogRun], file: int, read: int) -> Iterator[LogRun]:
+    """What was held, in the order of its first lines, with how far reading has come."""
+    runs = list(held.values())
+    held.clear()
+    for run in runs:
+        run.file, run.read = file, read
         yield run
 
 

@@ -46,14 +46,14 @@ class ImportCase(SynchronousTestCase):
         self.stream = MemoryStream()
         self.reader = MemoryReader(self.stream)
 
-    def runs(self, *logs: bytes):
+    def runs(self, *logs: bytes, gathered: int = 0):
         files = []
         for data in logs:
             path = Path(self.mktemp())
             path.write_bytes(data)
             files.append((open_log(path), len(data)))
             self.addCleanup(files[-1][0].close)
-        return log_runs(files)
+        return log_runs(files, gathered)
 
     def make(self, *logs: bytes, **options) -> Import:
         clients: dict[bytes, Extent] = {}
@@ -71,13 +71,13 @@ class ImportCase(SynchronousTestCase):
             **options,
         )
 
-    def bring(self, *logs: bytes, **options) -> Import:
+    def bring(self, *logs: bytes, gathered: int = 0, **options) -> Import:
         """Import logs, as the command does."""
         importing = self.make(*logs, **options)
 
         async def go() -> None:
             await importing.begin(empty=not self.stream.messages)
-            for run in self.runs(*logs):
+            for run in self.runs(*logs, gathered=gathered):
                 await importing.put(run)
             await importing.finish()
 
@@ -97,11 +97,11 @@ class ImportCase(SynchronousTestCase):
 
 class RunsTest(ImportCase):
     def test_runs(self) -> None:
-        """Neighbours of one client are one message, on through commits and files."""
+        """Neighbours of one client in a file are one message, on through commits."""
         one = commit(TEN, (A, 1, [b"a", b"b"])) + commit(TEN + 1, (A, 3, [b"c"]), (B, 1, [b"x"]))
         two = commit(TEN + 2, (B, 2, [b"y"]), (A, 4, [b"d"]))
         found = [(run.client, run.first, run.last) for run in self.runs(one, two)]
-        self.assertEqual(found, [(A, 1, 3), (B, 1, 2), (A, 4, 4)])
+        self.assertEqual(found, [(A, 1, 3), (B, 1, 1), (B, 2, 2), (A, 4, 4)])
         lines = b"".join(b"".join(run.lines) for run in self.runs(one, two))
         self.assertEqual(lines, one + two)
 
@@ -114,6 +114,27 @@ class RunsTest(ImportCase):
         runs = list(self.runs(commit(TEN, (A, 1, bodies))))
         self.assertEqual([run.first for run in runs], [1, 3, 4, 5])
         self.assertTrue(all(run.size == len(b"".join(run.lines)) for run in runs))
+
+    def test_gathered(self) -> None:
+        """
+        What clients have in a part of the log can be brought together: all of it, each client's in
+        order, in messages that are as long as others, and no more of it held than was said.
+        """
+        log = busy(2000)
+        for gathered, most in ((len(log), 20), (3000, len(log) // 600)):
+            runs = list(self.runs(log, gathered=gathered))
+            self.assertLess(len(runs), most)
+            lines = [line for run in runs for line in run.lines]
+            self.assertEqual(sorted(lines), sorted(log.splitlines(keepends=True)))
+            last = dict.fromkeys((A, B, C), 0)
+            for run in runs:
+                self.assertEqual(run.first, last[run.client] + 1)
+                self.assertEqual(run.size, sum(map(len, run.lines)))
+                last[run.client] = run.last
+                self.assertLessEqual(len(run.lines), MAX_LINES)
+        self.assertGreater(len(runs), len(log) // 3000)
+        self.bring(log)
+        self.assertEqual(self.bring(log, gathered=5000).stored, 0)
 
     def test_written_by_others(self) -> None:
         """A line with spaces comes as msglog writes it."""

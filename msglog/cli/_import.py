@@ -35,13 +35,16 @@ __all__ = ["command"]
 # A stream's servers elect a new leader within a quarter of it.
 TIMEOUT_SECONDS = 30.0
 
+# What --gather brings together, bytes of the log: a hundred clients fill a message each.
+_GATHERED = 8 * 1024 * 1024
+
 _HELP = """
 Bring logs into the stream of 'twistd msglog --store', so that their clients go on there.
 
-Every record keeps its bytes, its time and its place: exported, the stream is the log again. A
-client then goes on with its next sequence; what it sends again is answered as its own server
-would. Run again, after a kill or a power cut too, it goes on where it was: the stream itself
-says what is there, and that is compared with the log.
+Every record keeps its bytes, its time and (without --gather) its place: exported, the stream is the
+log again. A client then goes on with its next sequence; what it sends again is answered as its own
+server would. Run again, after a kill or a power cut too, it goes on where it was: the stream
+itself says what is there, and that is compared with the log.
 
 LOGs are given oldest first, plain or compressed (gzip, xz, bzip2), or found by --rotated. They are
 checked first, as by 'msglog verify'. A log that a server has open is refused; what was rotated away
@@ -75,6 +78,13 @@ Exit status:
     "sequence.",
 )
 @click.option(
+    "-g",
+    "--gather",
+    is_flag=True,
+    help="Bring together what each client has in 8 MiB of the log: far faster where clients take "
+    "turns line by line. Each client's order is kept, that of different clients is not.",
+)
+@click.option(
     "-j",
     "--jobs",
     metavar="N",
@@ -98,6 +108,7 @@ def command(
     stream: str,
     rotated: bool,
     partial: bool,
+    gather: bool,
     jobs: int,
     timeout: float,
     **access_files: Path | None,
@@ -118,7 +129,7 @@ def command(
             with Bar(True, True, "done") as bar:
                 run = _Run(access, stream, again, ends, bar)
                 importing = run.make(clients, partial, timeout)
-                asyncio.run(run.go(importing))
+                asyncio.run(run.go(importing, _GATHERED if gather else 0))
         except (EngineError, MsglogError, KeyboardInterrupt) as e:
             if importing is not None and importing.stored:
                 _remark(f"{importing.stored:,} messages were put into {stream}")
@@ -238,7 +249,7 @@ class _Run:
         self._clients = len(clients)
         return Import(self._reader, self._stream, clients, partial=partial, patience=timeout)
 
-    async def go(self, importing: Import) -> None:
+    async def go(self, importing: Import, gathered: int) -> None:
         """Bring everything in."""
         from .._log_runs import log_runs
 
@@ -247,7 +258,7 @@ class _Run:
             info = await reader.info()
             await importing.begin(empty=int(info["state"]["last_seq"]) == 0)
             self._began = time.monotonic()
-            for run in log_runs(zip(self._logs, self._ends, strict=True)):
+            for run in log_runs(zip(self._logs, self._ends, strict=True), gathered):
                 await importing.put(run)
                 if time.monotonic() - shown >= REFRESH_SECONDS:
                     shown = time.monotonic()
