@@ -79,6 +79,7 @@ class StreamConnection:
             )
             await asyncio.wait_for(connecting, _CONNECT_SECONDS)
             self._client.options["max_reconnect_attempts"] = -1
+            self._complaint = ""
             self._reply_to = self._client.new_inbox() + "."
             await self._client.subscribe(self._reply_to + "*", cb=self._answered)
         except (TimeoutError, OSError, errors.Error) as e:
@@ -125,8 +126,7 @@ class StreamConnection:
         loop = asyncio.get_running_loop()
         token = str(next(self._tokens))
         future: asyncio.Future[Reply] = loop.create_future()
-        late = Reply(None, f"no answer within {_ANSWER_SECONDS:g} s")
-        timer = loop.call_later(_ANSWER_SECONDS, self._answer, token, late)
+        timer = loop.call_later(_ANSWER_SECONDS, self._give_up, token)
         self._unanswered[token] = future, timer
         try:
             await self._client.publish(subject, payload, self._reply_to + token, headers)
@@ -154,6 +154,11 @@ class StreamConnection:
         else:
             reply = Reply(message.data)
         self._answer(message.subject[len(self._reply_to) :], reply)
+
+    def _give_up(self, token: str) -> None:
+        # What a user may not do, the server says by itself, and does not answer.
+        why = f" ({self._complaint})" if self._complaint else ""
+        self._answer(token, Reply(None, f"no answer within {_ANSWER_SECONDS:g} s{why}"))
 
     def _answer(self, token: str, reply: Reply) -> None:
         found = self._unanswered.pop(token, None)

@@ -330,6 +330,26 @@ class TroubleTest(ImportCase):
             sequences = [r.sequence for r in map(parse_line, lines) if r.client == client]
             self.assertEqual(sequences, list(range(1, len(sequences) + 1)))
 
+    def test_all_lost(self) -> None:
+        """Of several that are lost together, each is put where it was in the log."""
+        log = commit(TEN, *[(bytes([n]) * 16, 1, [b"a"]) for n in range(50, 10, -1)])
+        importing = self.make(log)
+        self.stream.automatic = False
+
+        async def go() -> None:
+            await importing.begin(empty=True)
+            for run in self.runs(log):
+                await importing.put(run)
+            for _ in range(40):  # the last first
+                self.stream._waiting.rotate(1)
+                self.stream.lose()
+                await asyncio.sleep(0)
+            self.stream.automatic = True
+            await importing.finish()
+
+        asyncio.run(asyncio.wait_for(go(), 30))
+        self.assertEqual(self.stored(), log)
+
     def test_full(self) -> None:
         """A full stream ends it; with room again it goes on."""
         log = busy(20)
@@ -372,6 +392,11 @@ class TroubleTest(ImportCase):
 
     def test_lost_by_the_stream(self) -> None:
         """A stream that has less than it had is not filled from there."""
+        self.lost(left=0)
+        self.stream.messages.clear()
+        self.lost(left=3)
+
+    def lost(self, left: int) -> None:
         log = busy(20)
         importing = self.make(log, patience=50.0)
 
@@ -381,7 +406,7 @@ class TroubleTest(ImportCase):
                 await importing.put(run)
                 await asyncio.sleep(0)
                 if importing.stored > 20:
-                    self.stream.messages.clear()
+                    del self.stream.messages[left:]
             await importing.finish()
 
         with self.assertRaises(ImportFailed) as caught:

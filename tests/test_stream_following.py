@@ -182,6 +182,12 @@ class RetimedTest(SynchronousTestCase):
         self.assertEqual([r.sequence for r in records], [1, 2, 3, 4])
         self.assertEqual(time, TEN + 50)
 
+    def test_same_time(self) -> None:
+        """A time that is the one before is no step back, on whatever follows it."""
+        lines = commit(TEN, (A, 1, [b"a"])) + commit(TEN - 5, (A, 2, [b"b"]))
+        _, moved = retimed(1, lines, TEN)
+        self.assertEqual([parse_line(line).time - TEN for line in moved.splitlines()], [0, 1])
+
     def test_not_msglogs(self) -> None:
         """What is no line of a log is named."""
         good = commit(TEN, (B, 1, [b"b"]))
