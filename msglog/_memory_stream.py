@@ -34,6 +34,7 @@ class MemoryStream:
     @ivar busy: how many of the next appends are refused because another one is under way.
     @ivar full: whether appends are refused for want of room.
     @ivar hidden: how many of the last messages a read does not show, as a leader that is behind.
+    @ivar left: how often a server was to be left for another.
     @ivar info: what a question for the stream's state is answered.
     """
 
@@ -46,6 +47,7 @@ class MemoryStream:
         self.busy = 0
         self.full = False
         self.hidden = 0
+        self.left = 0
         self.trouble = ""
         self.counts = LinkCounts()
         self.max_payload: int | None = 1024 * 1024
@@ -55,12 +57,17 @@ class MemoryStream:
             "config": stream_config("MSGLOG"),
             "created": "2026-11-25T00:00:00Z",
             "state": {"bytes": 0, "messages": 0},
+            "cluster": {"leader": "n1", "replicas": [_replica("n2"), _replica("n3")]},
         }
         self._waiting: deque[tuple[str, bytes, dict[str, str] | None, Done]] = deque()
 
     def start(self) -> None:
         """See C{NatsLink}."""
         self.started = True
+
+    def leave(self, reason: str) -> None:
+        """See C{NatsLink}."""
+        self.left += 1
 
     def stop(self) -> Deferred[None]:
         """See C{NatsLink}."""
@@ -145,6 +152,11 @@ class MemoryStream:
             "data": b64encode(data).decode(),
         }
         return Reply(orjson.dumps({"message": message}))
+
+
+def _replica(name: str) -> dict[str, Any]:
+    """Another server, as the leader tells: heard of half a second ago."""
+    return {"name": name, "current": True, "active": 500_000_000}
 
 
 def _no_answer(cause: Unknown = Unknown.TIMEOUT) -> Reply:

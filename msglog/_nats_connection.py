@@ -118,7 +118,7 @@ class NatsConnection(TwistedProtocol):
         if self._state is not _State.READY:
             return
         if self._pings >= _MOST_PINGS:
-            self._leave("the server answers no PING")
+            self.leave("the server answers no PING")
             return
         self._pings += 1
         self.transport.write(PING)
@@ -140,7 +140,7 @@ class NatsConnection(TwistedProtocol):
         """Wait for the server's first words."""
         self.transport.setTcpNoDelay(True)
         self._login = self._reactor.callLater(
-            _LOGIN_SECONDS, self._leave, f"no login within {_LOGIN_SECONDS:g} s"
+            _LOGIN_SECONDS, self.leave, f"no login within {_LOGIN_SECONDS:g} s"
         )
 
     def dataReceived(self, data: bytes) -> None:
@@ -150,7 +150,7 @@ class NatsConnection(TwistedProtocol):
         try:
             frames = self._frames.feed(data)
         except NatsFault as e:
-            self._leave(str(e))
+            self.leave(str(e))
             return
         answered = self._owner.answered
         for frame in frames:
@@ -183,7 +183,7 @@ class NatsConnection(TwistedProtocol):
             secure = self._start_tls()
             login = self._access.login(str(self.info.get("nonce", "")))
         except StartError as e:
-            self._leave(str(e))
+            self.leave(str(e))
             return
         self._state = _State.LOGGING_IN
         options = {
@@ -210,7 +210,7 @@ class NatsConnection(TwistedProtocol):
         self.transport.startTLS((files or TLSFiles()).client_options(self._host))
         return True
 
-    def _leave(self, why: str) -> None:
+    def leave(self, why: str) -> None:
         """End the connection at once."""
         self._why = self._why or why
         self.transport.abortConnection()

@@ -78,6 +78,8 @@ class ILink(Protocol):
         done: Done,
     ) -> None: ...
 
+    def leave(self, reason: str) -> None: ...
+
     def stop(self) -> Deferred[None]: ...
 
 
@@ -167,6 +169,11 @@ class NatsLink:
         if self._sweeping is None:
             self._sweeping = self._reactor.callLater(self._seconds, self._sweep)
         connection.send(subject, self._inbox + token, payload, headers)
+
+    def leave(self, reason: str) -> None:
+        """Go to another server, if there is a connection: this one answers nothing."""
+        if self._ready and self._connection is not None and self._stopped is None:
+            self._connection.leave(f"{self._connection.server} is left: {reason}")
 
     def stop(self) -> Deferred[None]:
         """Close the connection; fires when that is done."""

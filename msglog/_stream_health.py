@@ -2,7 +2,10 @@
 What is known of a stream: whether its leader answers, and whether it keeps what it was given.
 
 While the engine is I{away} (its last answer was none) nothing is sent but a question for the
-stream's state, several times a second; when that is answered, everything goes on.
+stream's state, several times a second; when that is answered, everything goes on.  So it is when
+the stream's leader hears nothing of the other servers: another one may have been elected by now,
+and what it says of a client may be old.  The server that the questions go to may be cut off from
+the others; so another one is tried, if that goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from ._jetstream import (
     Reply,
     StreamDamaged,
     info_subject,
+    leads,
     read_info,
 )
 from ._limits import Limits
@@ -38,6 +42,12 @@ _LOOK_AWAY_SECONDS = 0.25
 # How long the engine may have less of a client than it had before: a leader that has lost its
 # followers notices that within 10 s, and steps down.
 _BEHIND_SECONDS = 12.0
+
+# How long the engine is away before it is asked by way of another server.  An election takes as
+# long, and is the same by way of each.  Twice as long the next time, up to a minute, for there may
+# be no better server.
+_LEAVE_SECONDS = 5.0
+_MOST_LEAVE_SECONDS = 60.0
 
 # Older servers were not tried, and some took two appends on one condition (2.9.15 to 2.9.20).
 _OLDEST_SERVER = (2, 12)
@@ -90,6 +100,12 @@ class StreamHealth:
         self._away_said = False
         self._looking = False
         self._look_due = 0.0
+        self._leads = True  # who has answered for the stream last
+        self._leave_due = 0.0
+        self._leave_pause = _LEAVE_SECONDS
+        # Who want to know whether the leader leads: not asked yet, and asked by the look under way.
+        self._doubtful: list[Callable[[bool], object]] = []
+        self._asked: list[Callable[[bool], object]] = []
         self._lost = ""
         self._broken = ""
         self._unusable = ""
@@ -156,8 +172,8 @@ class StreamHealth:
     # --- what requests show ----------------------------------------------------------------
 
     def answered(self) -> None:
-        """The engine answered something."""
-        if not self.away:
+        """The engine answered something; but the word of a leader that leads no more is none."""
+        if not self.away or not self._leads:
             return
         if self._away_said:
             self._log.info("NATS answers again, after {n:.0f} s", n=self.away_seconds)
@@ -172,8 +188,10 @@ class StreamHealth:
             reason = f"{reason} ({trouble})"
         if not self.away:
             self.away = True
-            self._away_since = self._seconds()
+            self._away_since = now = self._seconds()
             self._look_due = 0.0
+            self._leave_pause = _LEAVE_SECONDS
+            self._leave_due = now + self._leave_pause
         self.reason = reason
 
     def behind(self, since: float, stored: int, found: int) -> None:
@@ -184,7 +202,7 @@ class StreamHealth:
         @param stored: the client's last sequence that was acknowledged.
         @param found: the one that is there.
         """
-        if self._seconds() - since >= _BEHIND_SECONDS:
+        if self._leads and self._seconds() - since >= _BEHIND_SECONDS:
             self._lose(
                 f"the stream has lost acknowledged messages: of a client {stored} were stored, "
                 f"and {found} are there"
@@ -211,10 +229,28 @@ class StreamHealth:
         if self.away_seconds >= self._limits.store_answer_seconds and not self._away_said:
             self._away_said = True
             self._log.warn("NATS does not answer: {reason}", reason=self.reason)
+        if self.away and self._seconds() >= self._leave_due:
+            self._leave_pause = min(2 * self._leave_pause, _MOST_LEAVE_SECONDS)
+            self._leave_due = self._seconds() + self._leave_pause
+            self._link.leave(self.reason)
         if not self._looking and self._seconds() >= self._look_due:
-            self._looking = True
-            self._look_due = self._seconds() + _LOOK_SECONDS
-            self._link.request(info_subject(self._stream), b"", None, self._looked)
+            self._look()
+
+    def confirm(self, tell: Callable[[bool], object]) -> None:
+        """
+        See whether who has answered until now leads the stream.
+
+        @param tell: is called with that.
+        """
+        self._doubtful.append(tell)
+        if not self._looking:
+            self._look()
+
+    def _look(self) -> None:
+        self._looking = True
+        self._look_due = self._seconds() + _LOOK_SECONDS
+        self._asked, self._doubtful = self._doubtful, []
+        self._link.request(info_subject(self._stream), b"", None, self._looked)
 
     def look_soon(self) -> None:
         """Ask for the stream's state at the next tick."""
@@ -222,13 +258,26 @@ class StreamHealth:
 
     def _looked(self, reply: Reply) -> None:
         self._looking = False
+        asked, self._asked = self._asked, []
+        trouble = ""
         try:
-            self._take(read_info(reply))
+            info = read_info(reply)
         except EngineError as e:
-            self.silent(self._missing() if e.missing else str(e))
+            trouble = self._missing() if e.missing else str(e)
+        else:
+            self._take(info)
+            self._leads = leads(info)
+            if not self._leads:
+                trouble = "the stream's leader does not hear the other servers"
+        if trouble:
+            self.silent(trouble)
             self._look_due = self._seconds() + _LOOK_AWAY_SECONDS
         else:
             self.answered()
+        for tell in asked:
+            tell(not trouble)
+        if self._doubtful and not self._looking:
+            self._look()
 
     def _missing(self) -> str:
         return (

@@ -11,7 +11,9 @@ which is acknowledged by its checksum and not sent again.
 
 What is believed may be too old, never wrong: stored messages do not change.  So a resend is
 acknowledged, and a conflict refused, by what is known.  But that a sequence is out of order, and
-which is a client's last, is only said by a tail that was read after the question came.
+which is a client's last, is only said by a tail that was read after the question came, and from
+who, as asked after that, still leads the stream: one that does not any more may have a tail that
+is older than what was acknowledged.
 
 ========  ==================  ===================================================================
 from      what                to
@@ -42,7 +44,7 @@ from ._ledger import CHECKSUM_BYTES, ClientState, judge, judge_without_room
 from ._records import opening
 from ._stream_counts import APPEND, EARLIER, TAIL, Found, Origin, StreamCounts
 
-__all__ = ["Append", "ClientTail", "ReadEarlier", "ReadTail", "Unsettled"]
+__all__ = ["Append", "ClientTail", "Confirm", "ReadEarlier", "ReadTail", "Unsettled"]
 
 # What a client costs besides its checksums (measured on CPython 3.11: 1,476 bytes, with its place
 # in the store's dictionary).
@@ -61,6 +63,7 @@ class Unsettled:
     @ivar done: how many of the batch's messages are settled.
     @ivar refusals: those among them.
     @ivar fresh: whether the tail was read since it came.
+    @ivar sure: whether it was read from who leads the stream.
     """
 
     batch: Batch | None
@@ -70,6 +73,7 @@ class Unsettled:
     done: int = 0
     refusals: list[Refusal] = Factory(list)
     fresh: bool = False
+    sure: bool = False
 
     @property
     def rest(self) -> Batch:
@@ -110,6 +114,11 @@ class ReadEarlier:
 
 
 @frozen(slots=True)
+class Confirm:
+    """Request: whether the tail was read from who leads the stream."""
+
+
+@frozen(slots=True)
 class Append:
     """
     Request: a message with the client's messages C{first} to C{last}.
@@ -126,7 +135,7 @@ class Append:
     batches: int = 1
 
 
-Request = ReadTail | ReadEarlier | Append
+Request = ReadTail | ReadEarlier | Confirm | Append
 
 
 class _State(enum.Enum):
@@ -267,8 +276,8 @@ class ClientTail:
                 return self._read_tail()
             entry = self._entries[0]
             if entry.batch is None:
-                if not entry.fresh:
-                    return self._read_tail()
+                if not entry.sure:
+                    return self._make_sure(entry)
                 self._answers.append((entry.judged, self._known.last))
                 self._entries.popleft()
                 continue
@@ -278,8 +287,8 @@ class ClientTail:
             start, verdict = judge(self._known, rest, self._window)
             if start < len(rest):
                 return self._append(time)
-            if rest.first > self._known.last and not entry.fresh:
-                return self._read_tail()  # out of order, if that is still so
+            if rest.first > self._known.last and not entry.sure:
+                return self._make_sure(entry)  # out of order, if that is still so
             self._settle_first(entry, len(rest), verdict.refusals)
         return None
 
@@ -293,6 +302,9 @@ class ClientTail:
         for entry in self._entries:
             entry.fresh = True
         return ReadTail()
+
+    def _make_sure(self, entry: Unsettled) -> ReadTail | Confirm:
+        return Confirm() if entry.fresh else self._read_tail()
 
     def _must_look_back(self, batch: Batch) -> bool:
         """Whether a resend has to be compared with messages that were not read yet."""
@@ -392,6 +404,13 @@ class ClientTail:
         self.requested = False
         for entry in self._entries:
             entry.fresh = False
+
+    def confirmed(self, sure: bool) -> None:
+        """Whether the tail was read from who leads the stream; if not, it is read again."""
+        self.requested = False
+        for entry in self._entries:
+            entry.sure = sure and entry.fresh
+            entry.fresh = entry.sure
 
     def tail_read(self, message: StoredMessage | None, now: float) -> bool:
         """

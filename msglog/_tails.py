@@ -33,7 +33,7 @@ from ._limits import Limits
 from ._nats_link import ILink
 from ._stream_counts import StreamCounts
 from ._stream_health import StreamHealth
-from ._tail import Append, ClientTail, ReadEarlier, ReadTail, Unsettled
+from ._tail import Append, ClientTail, Confirm, ReadEarlier, ReadTail, Request, Unsettled
 
 __all__ = ["IAppender", "Tails"]
 
@@ -156,7 +156,10 @@ class Tails:
         if tail.idle:
             self._rest(tail)
 
-    def _send(self, tail: ClientTail, request: Append | ReadTail | ReadEarlier) -> None:
+    def _send(self, tail: ClientTail, request: Request) -> None:
+        if isinstance(request, Confirm):
+            self._health.confirm(lambda sure: self._confirmed(tail, sure))
+            return
         sent = self._seconds()
         self._counts.begun[request.kind] += 1
         if isinstance(request, Append):
@@ -219,6 +222,10 @@ class Tails:
                 assert since is not None
                 self._health.behind(since, tail.last, message.last if message else 0)
         self._answered(tail, later=later)
+
+    def _confirmed(self, tail: ClientTail, sure: bool) -> None:
+        tail.confirmed(sure)
+        self._answered(tail, later=not sure)
 
     def _answered(self, tail: ClientTail, *, later: bool) -> None:
         """A request of a tail was answered."""

@@ -122,7 +122,7 @@ class StreamMetricsTest(NatsCase):
         stream = MemoryStream()
         stream.info["cluster"] = {
             "leader": "n1",
-            "replicas": [{"name": "n2", "current": True, "lag": 3, "active": 0}],
+            "replicas": [{"name": "n2", "current": True, "lag": 3, "active": 1}],
         }
         stream.counts.connected("n1:4222")
         store = self.make_store(stream)

@@ -174,6 +174,19 @@ class LinkTest(LinkCase):
         self.assertEqual(link.counts.server, ":".join(map(str, self.servers[1].where)))
         self.assertEqual(link.counts.reconnects, 1)
 
+    def test_left(self) -> None:
+        """A server is left for another when it is asked to, and that is said."""
+        link = self.make("nats://a,b")
+        link.leave("not connected yet")
+        self.servers[0].greet()
+        self.ask(link, "a")
+        link.leave("nobody answers")
+        self.servers[0].lose()
+        self.assertIn("is left: nobody answers", link.trouble)
+        self.assertIsNone(self.replies[0][1].data)
+        self.clock.advance(0.2)
+        self.assertEqual({where[0] for where in self.tried}, {"a", "b"})
+
     def test_away(self) -> None:
         """Servers that are away are tried in turn for ever, not too often, and said once each."""
         self.away = {("a", 4222), ("b", 4222)}

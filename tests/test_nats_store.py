@@ -63,6 +63,11 @@ class NatsCase(SynchronousTestCase):
         figures = read_figures(store, factory)
         return judge(figures, self.limits, listening=True, now=self.clock.seconds())
 
+    def cut_off(self, cut: bool) -> None:
+        """Have the leader hear nothing of the others, or hear them."""
+        for other in self.stream.info["cluster"]["replicas"]:
+            other["active"] = 3_100_000_000 if cut else 500_000_000
+
     def code(self, verdict) -> NackCode:
         (refusal,) = self.successResultOf(verdict).refusals
         return refusal.code
@@ -99,6 +104,26 @@ class TwoServersTest(NatsCase):
         self.assertEqual(self.successResultOf(again), STORED)
         self.assertEqual(self.code(wrong), NackCode.CONFLICT)
         self.assertEqual([s for _, s, _ in self.stored(one)], [1, 2, 3, 4, 5, 6])
+
+    def test_leader_that_is_none(self) -> None:
+        """What a leader that hears nobody says of a client is not passed on: it may be old."""
+        one = self.make_store()
+        self.append(one, 1, b"a")
+        self.settle(one)
+        other = self.other()
+        self.stream.hidden = 1
+        self.cut_off(True)
+        last = other.last(A)
+        verdict = self.append(other, 3, b"c")
+        self.advance(11)
+        self.assertNoResult(last)
+        self.assertNoResult(verdict)
+        self.assertIn("does not hear the other servers", self.health(other).word)
+        self.stream.hidden = 0
+        self.cut_off(False)
+        self.advance(2)
+        self.assertEqual(self.successResultOf(last), 1)
+        self.assertEqual(self.code(verdict), NackCode.OUT_OF_ORDER)
 
     def test_to_and_fro(self) -> None:
         """A server whose memory of a client is old notices that, and stores once, in order."""
@@ -258,6 +283,29 @@ class TroubleTest(NatsCase):
         self.stream.hidden = 0
         self.advance(1)
         self.assertEqual(self.successResultOf(last), 1)
+
+    def test_leaves_a_server(self) -> None:
+        """
+        One that is there, while the stream does not answer through it, may be cut off from the
+        others: it is left for another, and the longer that helps nothing, the more rarely.
+        """
+        store = self.make_store()
+        self.advance(60)
+        self.assertEqual(self.stream.left, 0)
+        self.stream.away = True
+        self.advance(4)
+        self.assertEqual(self.stream.left, 0)
+        self.advance(2)
+        self.assertEqual(self.stream.left, 1)
+        self.advance(600)
+        self.assertLess(self.stream.left, 16)
+        self.stream.away = False
+        self.advance(1)
+        left = self.stream.left
+        self.cut_off(True)
+        self.advance(7)
+        self.assertEqual(self.stream.left, left + 1)
+        self.assertIn("does not hear", self.health(store).word)
 
     def test_lost(self) -> None:
         """If it stays so, the engine has lost data: nothing more is taken, and that is said."""

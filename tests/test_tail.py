@@ -14,7 +14,7 @@ from msglog._jetstream import (
     StoredMessage,
 )
 from msglog._records import format_fragments, format_time, parse_line
-from msglog._tail import Append, ClientTail, ReadEarlier, ReadTail, Unsettled
+from msglog._tail import Append, ClientTail, Confirm, ReadEarlier, ReadTail, Unsettled
 from msglog.testing import make_batch
 
 A = bytes(range(16))
@@ -61,8 +61,15 @@ class TailCase(SynchronousTestCase):
         self.ask()
         self.assertEqual(self.proceed(), ReadTail())
         self.tail.tail_read(message(sequence, 0, 1, *bodies) if bodies else None, 0.0)
+        self.confirm()
         self.proceed()
         self.assertEqual(self.answers(), [len(bodies)])
+
+    def confirm(self) -> None:
+        """Have it wanted and confirmed that the tail was read from who leads."""
+        self.assertEqual(self.proceed(), Confirm())
+        self.assertEqual(self.answers(), [])
+        self.tail.confirmed(True)
 
     def refusal(self):
         (verdict,) = self.answers()
@@ -243,9 +250,38 @@ class JudgeTest(TailCase):
         self.append(3, b"c")
         self.assertEqual(self.proceed(), ReadTail())
         self.tail.tail_read(message(7, 0, 1, b"a"), 0.0)
+        self.confirm()
         self.assertIsNone(self.proceed())
         refusal = self.refusal()
         self.assertEqual((refusal.code, refusal.expected), (NackCode.OUT_OF_ORDER, 2))
+
+    def test_not_from_who_leads(self) -> None:
+        """What a leader says that is none any more is not passed on; the next one is asked."""
+        self.ask()
+        self.append(3, b"c")
+        for _ in range(2):
+            self.assertEqual(self.proceed(), ReadTail())
+            self.tail.tail_read(message(7, 0, 1, b"a"), 0.0)
+            self.assertEqual(self.proceed(), Confirm())
+            self.tail.confirmed(False)
+            self.assertEqual(self.answers(), [])
+        self.assertEqual(self.proceed(), ReadTail())
+        self.tail.tail_read(message(8, 7, 2, b"b"), 0.0)
+        self.confirm()
+        request = self.proceed()
+        self.assertEqual(self.answers(), [2])
+        self.assertEqual((request.previous, request.first), (8, 3))
+
+    def test_came_while_it_was_confirmed(self) -> None:
+        """What came after the tail was read is not answered by it."""
+        self.ask()
+        self.proceed()
+        self.tail.tail_read(message(7, 0, 1, b"a"), 0.0)
+        self.assertEqual(self.proceed(), Confirm())
+        self.ask()
+        self.tail.confirmed(True)
+        self.assertEqual(self.proceed(), ReadTail())
+        self.assertEqual(self.answers(), [1])
 
     def test_another_server_was_first(self) -> None:
         """What another server has stored meanwhile is seen, and the batch is the next."""
@@ -266,6 +302,7 @@ class JudgeTest(TailCase):
         self.assertEqual(self.answers(), [STORED])
         self.assertEqual(self.proceed(), ReadTail())
         self.tail.tail_read(message(9, 8, 3, b"c"), 0.0)
+        self.confirm()
         self.assertIsNone(self.proceed())
         self.assertEqual(self.answers(), [3])
 
@@ -274,6 +311,7 @@ class JudgeTest(TailCase):
         self.ask()
         self.proceed()
         self.tail.tail_read(message(9, 6, 5, b"e"), 0.0)
+        self.confirm()
         self.proceed()
         self.answers()
         self.append(2, b"b", b"c", b"d", b"e")
@@ -290,6 +328,7 @@ class JudgeTest(TailCase):
         self.ask()
         self.proceed()
         self.tail.tail_read(message(9, 6, 5, b"e", b"f"), 0.0)
+        self.confirm()
         self.proceed()
         self.answers()
         self.append(4, b"d")
@@ -301,6 +340,7 @@ class JudgeTest(TailCase):
         self.ask()
         self.proceed()
         self.tail.tail_read(message(9, 6, 5, b"e"), 0.0)
+        self.confirm()
         self.proceed()
         self.answers()
         self.append(4, b"d")

@@ -1,0 +1,95 @@
+"""What is made of a stream's leader that hears nothing of the other servers."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from msglog import Limits
+from msglog._nats_access import parse_nats
+from msglog._stream_counts import StreamCounts
+from msglog._stream_health import StreamHealth
+from msglog.testing import MemoryStream
+
+
+class CutOffTest(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.stream = MemoryStream()
+        self.lost: list[str] = []
+        self.told: list[bool] = []
+        self.health = StreamHealth(
+            self.clock.seconds,
+            parse_nats("nats://n1"),
+            "MSGLOG",
+            self.stream,
+            Limits(),
+            StreamCounts(),
+            lambda: None,
+            self.lost.append,
+        )
+        self.advance(1)
+
+    def hears(self, *seconds: float) -> None:
+        """When the leader has heard of the others, each so many seconds ago."""
+        for other, ago in zip(self.stream.info["cluster"]["replicas"], seconds, strict=True):
+            other["active"] = int(ago * 1e9)
+
+    def advance(self, seconds: float) -> None:
+        for _ in range(round(seconds / 0.25)):
+            self.clock.advance(0.25)
+            self.health.tick()
+
+    def test_answers_that_are_none(self) -> None:
+        """However often it answers reads, it is away, and another server is tried."""
+        self.hears(3.5, 3.5)
+        self.advance(1)
+        for _ in range(24):
+            self.health.answered()
+            self.assertTrue(self.health.away)
+            self.advance(0.25)
+        self.assertEqual(self.stream.left, 1)
+        self.hears(0.5, 3.5)
+        self.advance(1)
+        self.assertFalse(self.health.away)
+
+    def test_majority(self) -> None:
+        """One of two others is enough; one never heard of, or no leader, is not."""
+        for seconds, leads in (
+            ((0.5, 9), True),
+            ((2.9, 9), True),
+            ((3.1, 9), False),
+            ((0, 0), False),
+        ):
+            self.hears(*seconds)
+            self.health.confirm(self.told.append)
+            self.assertEqual(self.told.pop(), leads, seconds)
+        self.hears(0.5, 0.5)
+        self.stream.info["cluster"]["leader"] = ""
+        self.health.confirm(self.told.append)
+        self.assertEqual(self.told.pop(), False)
+        self.stream.info["cluster"] = {"leader": "n1"}
+        self.health.confirm(self.told.append)
+        self.assertEqual(self.told.pop(), True)
+
+    def test_asked_too_late(self) -> None:
+        """Who asks while an answer is on its way is told by the next one."""
+        self.stream.automatic = False
+        self.health.confirm(self.told.append)
+        self.health.confirm(lambda leads: self.told.append(leads))
+        self.assertTrue(self.stream.step())
+        self.assertEqual(self.told, [True])
+        self.hears(9, 9)
+        self.assertTrue(self.stream.step())
+        self.assertEqual(self.told, [True, False])
+
+    def test_behind(self) -> None:
+        """That messages are lost is not believed of one that does not lead."""
+        self.hears(9, 9)
+        self.advance(20)
+        self.health.behind(0.0, 5, 3)
+        self.assertEqual(self.lost, [])
+        self.hears(0.5, 0.5)
+        self.advance(1)
+        self.health.behind(0.0, 5, 3)
+        self.assertIn("of a client 5 were stored, and 3 are there", self.lost[0])
