@@ -84,7 +84,11 @@ class NatsAccess:
     """
     Servers of one NATS cluster, and what to show them.
 
+    What is in a file is read for each connection, so that it can be replaced there.
+
     @ivar servers: C{host:port} of each; whichever answers says where the others are.
+    @ivar password_file: one with the password, instead of it.
+    @ivar token_file: one with the token, instead of it.
     @ivar credentials: a credentials file, as C{nsc} makes it.
     @ivar tls: L{None} for none.
     """
@@ -95,30 +99,29 @@ class NatsAccess:
     token: str | None = None
     credentials: Path | None = None
     tls: TLSFiles | None = None
+    password_file: Path | None = None
+    token_file: Path | None = None
 
     def __str__(self) -> str:
         return f"{'tls' if self.tls else 'nats'}://{','.join(self.servers)}"
 
     def options(self) -> dict[str, Any]:
         """
-        How C{nats.aio.client.Client.connect} is told this.
+        How a L{NatsClient<msglog._nats_client.NatsClient>} is told to connect.
 
-        @raise StartError: a file cannot be read.
+        @raise StartError: a file cannot be used.
         """
         scheme = "tls" if self.tls else "nats"
         options: dict[str, Any] = {"servers": [f"{scheme}://{server}" for server in self.servers]}
-        if self.user is not None:
-            options["user"], options["password"] = self.user, self.password
-        if self.token is not None:
-            options["token"] = self.token
-        if self.credentials is not None:
-            try:
-                self.credentials.read_bytes()
-            except OSError as e:
-                raise StartError(f"cannot read {self.credentials}: {e.strerror}") from None
-            options["user_credentials"] = str(self.credentials)
         if self.tls is not None:
-            options["tls"] = self.tls.context()
+            self.tls.context()
+        login = self.login("")
+        if self.credentials is not None:
+            options["user_jwt_cb"] = lambda: self.login("")["jwt"].encode()
+            options["signature_cb"] = lambda nonce: self.login(nonce)["sig"].encode()
+        for option, word in (("user", "user"), ("password", "pass"), ("token", "auth_token")):
+            if word in login:
+                options[option] = login[word]
         return options
 
     def check(self) -> None:
@@ -136,26 +139,51 @@ class NatsAccess:
         What CONNECT says of who this is.
 
         @param nonce: what the server wants to have signed.
-        @raise StartError: the credentials file cannot be used.
+        @raise StartError: a file with a secret cannot be used.
         """
         if self.credentials is not None:
             return _signed(self.credentials, nonce)
         if self.user is not None:
-            return {"user": self.user, "pass": self.password or ""}
-        return {"auth_token": self.token} if self.token is not None else {}
+            return {"user": self.user, "pass": _secret(self.password_file, self.password) or ""}
+        token = _secret(self.token_file, self.token)
+        return {"auth_token": token} if token is not None else {}
 
     def with_tls(self, files: TLSFiles) -> NatsAccess:
         """The same with TLS by these files."""
         return evolve(self, tls=files)
 
 
+def read_secret(path: Path) -> str:
+    """
+    A password or a token, from a file that has nothing else.
+
+    @raise StartError: there is none; the error shows nothing of the file.
+    """
+    secret = _read(path).strip("\r\n")
+    if not secret:
+        raise StartError(f"{path} is empty, and a secret should be in it")
+    if "\n" in secret:
+        raise StartError(f"{path} has several lines, and a secret is one")
+    return secret
+
+
+def _secret(path: Path | None, secret: str | None) -> str | None:
+    return secret if path is None else read_secret(path)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as e:
+        raise StartError(f"cannot read {path}: {e.strerror}") from None
+    except ValueError:
+        raise StartError(f"cannot read {path}: it is no text") from None
+
+
 def _signed(path: Path, nonce: str) -> dict[str, str]:
     import nkeys
 
-    try:
-        text = path.read_text()
-    except (OSError, ValueError) as e:
-        raise StartError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from None
+    text = _read(path)
     jwt, seed = _JWT.search(text), _SEED.search(text)
     if jwt is None or seed is None:
         raise StartError(f"{path} is no credentials file: it has no NATS user JWT and nkey seed")

@@ -12,11 +12,11 @@ from urllib.request import urlopen
 
 from attrs import frozen
 from nats import errors
-from nats.aio.client import Client
 
 from ._errors import MsglogError
 from ._jetstream import EngineError, Reply, info_subject, read_info
 from ._nats_access import INBOX_PREFIX, NatsAccess
+from ._nats_client import NatsClient
 
 __all__ = [
     "StreamError",
@@ -58,11 +58,11 @@ async def _request(access: NatsAccess, subject: str, payload: bytes) -> Reply:
 
     @raise StartError: a file that the connection needs cannot be read.
     """
-    client = Client()
+    client = NatsClient(access)
     complaints: list[str] = []
 
     async def complained(error: Exception) -> None:
-        complaints.append(str(error) or type(error).__name__)
+        complaints.append(str(error).removeprefix("nats: ") or type(error).__name__)
 
     try:
         await asyncio.wait_for(

@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from ._batch import Batch, NackCode, Verdict
 from ._counts import CommitCounts
+from ._errors import StartError
 from ._jetstream import Reply, info_subject
 from ._last_lines import LINES_SHOWN
 from ._limits import Limits
@@ -251,7 +252,15 @@ class NatsStore(Service):
         self._ticks.start(_TICK_SECONDS, now=False)
 
     def reopen(self) -> Deferred[None]:
-        """There is nothing to reopen; the stream's state is looked at."""
+        """
+        Look at the stream's state, and say so if what is shown to NATS cannot be read.
+
+        There is nothing to reopen: it is read for each connection.
+        """
+        try:
+            self._access.check()
+        except StartError as e:
+            self._log.error("{reason}; the next connection to NATS needs it", reason=str(e))
         self._health.look_soon()
         return succeed(None)
 

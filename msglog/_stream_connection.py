@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from nats import errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from ._jetstream import EngineError, Reply, info_subject, read_info
 from ._nats_access import NatsAccess
+from ._nats_client import NatsClient
 
 __all__ = ["StreamConnection"]
 
@@ -50,7 +50,7 @@ class StreamConnection:
         self._stream = stream
         self._name = name
         self._inbox_prefix = inbox_prefix
-        self._client = Client()
+        self._client = NatsClient(access)
         self._complaint = ""
         self._tokens = count()
         self._reply_to = ""

@@ -267,27 +267,29 @@ class Options(GroupedOptions, EnvironmentOptions):
         user, password = self["store-user"], self._secret("store-password-file")
         if (user is None) != (password is None):
             raise usage.UsageError("--store-user and --store-password-file go together")
-        token = self._secret("store-token-file")
         return evolve(
             access,
             credentials=self._file("store-credentials"),
             user=user or access.user,
-            password=password or access.password,
-            token=token or access.token,
+            password_file=password,
+            token_file=self._secret("store-token-file"),
         )
 
     def _file(self, option: str) -> Path | None:
         # twistd changes its folder when it becomes a daemon; the names are meant from here.
         return None if self[option] is None else Path(self[option]).absolute()
 
-    def _secret(self, option: str) -> str | None:
+    def _secret(self, option: str) -> Path | None:
+        """The file with a secret, which can be read now."""
         path = self._file(option)
-        if path is None:
-            return None
-        try:
-            return path.read_text().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as e:
-            raise usage.UsageError(f"--{option} {path}: {e}") from None
+        if path is not None:
+            from ._nats_access import read_secret
+
+            try:
+                read_secret(path)
+            except StartError as e:
+                raise usage.UsageError(f"--{option}: {e}") from None
+        return path
 
     def _tls(self) -> ServerTLS:
         for option in ("tls-certificate", "tls-key"):

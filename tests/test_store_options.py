@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from attrs import evolve
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
-from msglog import tap
+from msglog import StartError, tap
 
 from .test_tap import parse
 
@@ -28,7 +29,8 @@ class StoreOptionsTest(SynchronousTestCase):
         )
         access = options["access"]
         self.assertEqual(str(access), "tls://a:4222,b:5222")
-        self.assertEqual((access.user, access.password), ("me", "p@ss:word"))
+        self.assertEqual(access.user, "me")
+        self.assertEqual(evolve(access, credentials=None).login("")["pass"], "p@ss:word")
         self.assertEqual(access.tls.authority, Path("ca.pem").absolute())
         self.assertEqual(access.credentials, Path("me.creds").absolute())
         self.assertEqual(options["store-stream"], "AUDIT")
@@ -39,7 +41,35 @@ class StoreOptionsTest(SynchronousTestCase):
         token = Path(self.mktemp())
         token.write_text("token")
         access = parse("--store", "nats://a", "--store-token-file", str(token))["access"]
-        self.assertEqual(access.token, "token")
+        self.assertEqual(access.login(""), {"auth_token": "token"})
+
+    def test_bad_secrets(self) -> None:
+        """A file that has no secret, or more than that, is named, and not what is in it."""
+        path = Path(self.mktemp()).absolute()
+        for data, words in (
+            (None, f"--store-token-file: cannot read {path}: No such file"),
+            (b"\n", f"{path} is empty"),
+            (b"s3cret\nmore\n", f"{path} has several lines"),
+            (b"s3cret\xff", f"cannot read {path}: it is no text"),
+        ):
+            if data is not None:
+                path.write_bytes(data)
+            with self.assertRaises(UsageError) as caught:
+                parse("--store", "nats://a", "--store-token-file", str(path))
+            self.assertIn(words, str(caught.exception))
+            self.assertNotIn("s3cret", str(caught.exception))
+
+    def test_read_again(self) -> None:
+        """What is in the file when a connection is made counts, and not what was there before."""
+        path = Path(self.mktemp())
+        path.write_text("first\n")
+        user = ("--store-user", "me", "--store-password-file", str(path))
+        access = parse("--store", "nats://a", *user)["access"]
+        path.write_text("other\n")
+        self.assertEqual(access.login(""), {"user": "me", "pass": "other"})
+        path.write_text("")
+        with self.assertRaises(StartError):
+            access.login("")
 
     def test_bad_words(self) -> None:
         """What cannot be meant is a usage error that names the option, and no secret."""
