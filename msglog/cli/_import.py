@@ -132,7 +132,7 @@ def command(
                 asyncio.run(run.go(importing, _GATHERED if gather else 0))
         except (EngineError, MsglogError, KeyboardInterrupt) as e:
             if importing is not None and importing.stored:
-                _remark(f"{importing.stored:,} messages were put into {stream}")
+                _remark(f"{importing.stored:,} messages were put into {stream}; run again to go on")
             if isinstance(e, KeyboardInterrupt):
                 return 130
             fail(f"{access}: {e}" if isinstance(e, EngineError) else str(e))
