@@ -229,9 +229,9 @@ def _latency(kept: Any) -> str:
     return "\n\n".join(
         [
             "![Latency by rate](benchmarks-latency.svg)",
-            f"Highest rates, 100 × 100 in a closed loop: {highest} a second. Then, in ms, "
+            f"Highest rates, 20 × 500 in a closed loop: {highest} a second. Then, in ms, "
             "medians of all rounds (of p99.9 the worst too); *late* is the part of a latency that "
-            "is the load's own:",
+            "is the load's own, at most:",
             _table(["messages come at", "", "a second", "p50", "p99", "p99.9", "late p99"], rows),
             _about(kept),
         ]

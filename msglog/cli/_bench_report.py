@@ -128,7 +128,9 @@ def draw(report: Report, console: Console) -> None:
         lines.append(("refused", refused))
     lines.append(("latency", latency))
     if report.plan.rate:
-        lines.append(("late", f"{_percentiles(measured.late)} (of it, by the bench itself)"))
+        lines.append(
+            ("late", f"{_percentiles(measured.late)} (of it, at most, by the bench itself)")
+        )
     for name, text in lines:
         _line(console, Text(f"{name:<9}", "bold"), Text(text))
     console.print()
