@@ -111,11 +111,15 @@ def _bars(axes: Axes, results: Results, load_name: str, name: str) -> None:
         axes.annotate(text, (value, place), va="center", fontsize=_SMALL)
 
 
+def _tick(value: float) -> str:
+    return f"{value / 1e6:g} M" if value >= 1e6 else f"{value:,.6g}"
+
+
 def _log_axis(axes: Axes, label: str, *, of_x: bool = True) -> None:
     axis = axes.xaxis if of_x else axes.yaxis
     if axis.get_scale() == "log" and not of_x:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     axis.set_minor_formatter(NullFormatter())
     (axes.set_xlabel if of_x else axes.set_ylabel)(label)
 

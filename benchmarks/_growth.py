@@ -80,7 +80,8 @@ class _Growth:
                 "figures": asdict(figures),
             }
         )
-        self.found.sort(key=lambda point: (point["series"], point["value"]))
+        order = {name: at for at, name in enumerate(dict.fromkeys(p["series"] for p in self.found))}
+        self.found.sort(key=lambda point: (order[point["series"]], point["value"]))
         say(
             f"{self.what} {value:,}, {series}: {figures.rate:,.0f}/s, p50 {figures.p50_ms:.2f} ms, "
             f"p99 {figures.p99_ms:.2f} ms; start {start_seconds:.2f} s, "

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from conftest import BIN, wait_until
 from wire import ACK, NACK, TERMS, Connection, enquiry, message, read_logs
 
+from benchmarks import _growth, _page, _runs
 from benchmarks._measure import Load, load
 from benchmarks._prepared import make_ledger, make_log
 from benchmarks._systems import MSGLOG, SYSTEMS, NotStarted, Running
@@ -159,6 +161,27 @@ class TestCommands:
         points = json.loads(done.stdout)["points"]
         assert sorted({point["value"] for point in points}) == values
         assert "failed" not in done.stderr
+
+    def test_resume(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a run that was kept has measured is not measured again."""
+        for name, path in (("RESULTS", tmp_path), ("DOCS", tmp_path), ("PAGE", tmp_path / "page")):
+            for module in (_runs, _page):
+                monkeypatch.setattr(module, name, path, raising=False)
+        monkeypatch.setattr(_runs, "raise_limits", lambda: 1000)  # this process has other tests
+
+        def grow(*arguments: str) -> list[tuple[int, float]]:
+            command = ["sizes", "--keep", "--seconds=0.05", "--systems=lock", *arguments]
+            result = CliRunner().invoke(_growth.command, command)
+            assert result.exit_code == 0, result.output
+            points = json.loads((tmp_path / "growth-sizes.json").read_text())["points"]
+            return [(point["value"], point["figures"]["rate"]) for point in points]
+
+        (first,) = grow("--values=100")
+        both = grow("--values=10,100", "--resume")
+        assert [value for value, _ in both] == [10, 100]
+        assert both[1] == first
+        assert "benchmarks-sizes.svg" in (tmp_path / "page").read_text()
+        assert (tmp_path / "benchmarks-sizes.svg").exists()
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_ended(self, number: int, tmp_path: Path) -> None:
