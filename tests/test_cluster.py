@@ -125,7 +125,9 @@ class TestLeader(SynchronousTestCase):
     def test_leader(self) -> None:
         self.assertEqual(self.leader("n2", "n2", "n2"), "n2")
         self.assertEqual(self.leader("n1", "n3", "n3"), "n3")  # n1 has just come back
+        self.assertEqual(self.leader(None, "n3", "n3"), "n3")  # n1 is dead
         self.assertEqual(self.leader("n3", "n3", None), None)  # n3 has just died
+        self.assertEqual(self.leader("", "n2", None), None)  # n2 has just come back
         self.assertEqual(self.leader("", None, ""), None)
         self.assertEqual(self.leader(None, None, None), None)
 

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 __all__ = ["Member", "fetch", "fetch_json"]
 
 # For a process on this machine to say how it is; one that takes longer is stopped, or as good as.
-_ANSWER_SECONDS = 1.0
+_ANSWER_SECONDS = 2.0
 
 _ATTACHED = Path(__file__).with_name("attached.py")
 

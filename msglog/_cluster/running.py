@@ -80,12 +80,13 @@ class Seen:
     @property
     def leader(self) -> str | None:
         """
-        The node that leads the stream, by its own word.  One that has just come, or come back,
-        may say so wrongly; then the others do not.
+        The node that leads the stream, by its own word and that of a majority.  One that has just
+        come, or come back, may believe it alone.
         """
         named = Counter(_stream_of(says).get("leader") for says in self.nodes.values())
-        for name, _ in named.most_common():
-            if name and _stream_of(self.nodes.get(name)).get("leader") == name:
+        for name, count in named.items():
+            itself = name and _stream_of(self.nodes.get(name)).get("leader") == name
+            if itself and count > len(self.nodes) // 2:
                 return str(name)
         return None
 
@@ -294,7 +295,7 @@ class Cluster:
                     return row.name
             raise ClusterError("no node follows just now: name one of the table")
         raise ClusterError(
-            f"there is no {name} here: {', '.join(self._members)}, leader or follower"
+            f"there is no {name}: name {', '.join(self._members)}, leader or follower"
         )
 
     def _word(self, name: str) -> str:

@@ -241,15 +241,15 @@ def _introduction(folder: Path, layout: Layout) -> str:
         own += f" --dir {shlex.quote(str(folder))}"
     front1 = layout.front_ends[0]
     examples = (
-        (f"export MSGLOG_SERVER={layout.servers}", "what clients connect to"),
-        ("msglog send --message hello", "through whichever front-end is there"),
-        (f"msglog bench --server {front1.address}", "how fast it is"),
+        (f"export MSGLOG_SERVER={layout.servers}", ""),
+        ("msglog send --message hello", ""),
+        (f"msglog bench --server {front1.address}", ""),
         (f"{own} kill leader", "or any name of the table; or kill -9 PID"),
         (f"{own} stop leader", "it leaves in good order"),
-        (f"{own} pause n1", "it hangs, until: msglog cluster resume"),
-        (f"{own} start", "start what is dead"),
+        (f"{own} pause n1", "it hangs, until resume"),
+        (f"{own} start", "starts what is dead"),
         (f"msglog export {layout.url} messages.jsonl", ""),
-        ("msglog verify messages.jsonl", "nothing lost, nothing twice, all in order"),
+        ("msglog verify messages.jsonl", "nothing lost, twice or out of order?"),
     )
     width = max(len(words) for words, comment in examples if comment)
     lines = [
