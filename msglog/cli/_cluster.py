@@ -248,6 +248,7 @@ def _introduction(folder: Path, layout: Layout) -> str:
         (f"{own} stop leader", "it leaves in good order"),
         (f"{own} pause n1", "it hangs, until resume"),
         (f"{own} start", "starts what is dead"),
+        (f"msglog tail -f {layout.url}", ""),
         (f"msglog export {layout.url} messages.jsonl", ""),
         ("msglog verify messages.jsonl", "nothing lost, twice or out of order?"),
     )
