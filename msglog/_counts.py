@@ -62,6 +62,11 @@ class Histogram:
         self.buckets[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def add(self, other: Histogram) -> None:
+        """Count what another one of the same ranges has counted."""
+        self.buckets = [a + b for a, b in zip(self.buckets, other.buckets, strict=True)]
+        self.total += other.total
+
     def copy(self) -> Histogram:
         """The same numbers, which stay as they are."""
         copy = Histogram(self.bounds)

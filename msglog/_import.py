@@ -40,11 +40,11 @@ from ._jetstream import (
     get_subject,
     read_append,
     read_stored,
-    subject_of,
     tail_request,
 )
 from ._log_runs import LogRun
 from ._records import client_text, parse_line
+from ._shards import StreamShard
 
 __all__ = ["Extent", "IEngine", "Import", "ImportFailed", "ImportRefused"]
 
@@ -138,6 +138,7 @@ class Import:
     ) -> None:
         self._engine = engine
         self._stream = stream
+        self._subject_of = StreamShard.of_name(stream).subject_of
         self._clients = clients
         self._partial = partial
         self._patience = patience
@@ -263,7 +264,7 @@ class Import:
     async def _send(self, sent: _UnderWay) -> Awaitable[Reply]:
         run = sent.run
         headers = append_headers(self._stream, sent.end.sequence, run.first, run.last)
-        return await self._engine.send(subject_of(run.client), b"".join(run.lines), headers)
+        return await self._engine.send(self._subject_of(run.client), b"".join(run.lines), headers)
 
     def _answered(self, sent: _UnderWay, reply: Reply) -> None:
         del self._under_way[sent.run.client]
@@ -328,10 +329,11 @@ class Import:
         return True
 
     async def _read_tail(self, client: bytes) -> StoredMessage | None:
+        subject = self._subject_of(client)
         while True:
-            answer = await self._engine.send(get_subject(self._stream), tail_request(client))
+            answer = await self._engine.send(get_subject(self._stream), tail_request(subject))
             try:
-                message = read_stored(await answer, client)
+                message = read_stored(await answer, client, subject)
             except EngineError as e:
                 await self._pause(str(e))
             except StreamDamaged as e:

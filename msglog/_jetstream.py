@@ -3,7 +3,7 @@ What is said to NATS JetStream and what it answers, without I/O.
 
 ::
 
-    subject   msglog.019ac1f2-…                      one for each client
+    subject   msglog.019ac1f2-…                      one for each client (with shards: _shards)
     headers   Nats-Expected-Stream: MSGLOG
               Nats-Expected-Last-Subject-Sequence: 4711
               Msglog-Range: 101-200                  the sequences in it
@@ -53,7 +53,6 @@ __all__ = [
     "read_append",
     "read_info",
     "read_stored",
-    "subject_of",
     "tail_request",
 ]
 
@@ -190,11 +189,6 @@ class StoredMessage:
     checksums: list[int]
 
 
-def subject_of(client: bytes) -> str:
-    """Where a client's messages are published."""
-    return "msglog." + client_text(client)
-
-
 def append_headers(stream: str, previous: int, first: int, last: int) -> dict[str, str]:
     """The headers of a message with a client's messages C{first} to C{last}."""
     begins = {"Msglog-Begins": str(first)} if not previous and first > 1 else {}
@@ -255,14 +249,14 @@ def _described(error: dict[str, Any]) -> str:
     return f"{error.get('description', 'an error')} ({error.get('err_code', 0)})"
 
 
-def tail_request(client: bytes) -> bytes:
+def tail_request(subject: str) -> bytes:
     """
-    The body of a request for a client's last message.
+    The body of a request for a subject's last message.
 
     It goes to the stream's leader (C{STREAM.MSG.GET}); a direct get may be answered by a replica
     that is behind.
     """
-    return orjson.dumps({"last_by_subj": subject_of(client)})
+    return orjson.dumps({"last_by_subj": subject})
 
 
 def get_subject(stream: str) -> str:
@@ -327,10 +321,11 @@ def read_info(reply: Reply) -> dict[str, Any]:
     return answer
 
 
-def read_stored(reply: Reply, client: bytes) -> StoredMessage | None:
+def read_stored(reply: Reply, client: bytes, subject: str) -> StoredMessage | None:
     """
     A message of a client, or L{None} if there is no such message.
 
+    @param subject: where the client's messages are.
     @raise EngineError: the engine could not say.
     @raise StreamDamaged: it is none that a front-end has written.
     """
@@ -354,7 +349,7 @@ def read_stored(reply: Reply, client: bytes) -> StoredMessage | None:
         raise StreamDamaged(f"a message of {client_text(client)} is no batch: {e!r}") from None
     expected = list(range(first, last + 1))
     if (
-        message["subject"] != subject_of(client)
+        message["subject"] != subject
         or [record.sequence for record in records] != expected
         or any(record.client != client for record in records)
         or (previous == 0) != (first == begins)

@@ -29,9 +29,10 @@ from ._nats_access import DEFAULT_STREAM, NatsAccess
 from ._nats_link import ILink, NatsLink
 from ._records import format_fragments, format_time
 from ._recovery import Recovered
+from ._shards import StreamShard, shard_of, shards_of
 from ._store_figures import StoreFigures, commit_figures
 from ._stream_counts import StreamCounts
-from ._stream_figures import read_stream_figures
+from ._stream_figures import EngineState, read_stream_figures
 from ._stream_health import StreamHealth
 from ._tail import Append, Unsettled
 from ._tails import Tails
@@ -47,15 +48,49 @@ _START_SECONDS = 3.0
 _TICK_SECONDS = 0.25
 
 
+class _Part:
+    """One stream of the store: its health, and the clients in it."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        access: NatsAccess,
+        shard: StreamShard,
+        link: ILink,
+        limits: Limits,
+        store: NatsStore,
+    ) -> None:
+        self.shard = shard
+        self.counts = StreamCounts()
+        self.health = StreamHealth(
+            reactor.seconds,
+            access,
+            shard,
+            link,
+            limits,
+            self.counts,
+            store.leave,
+            lambda: self.tails.go_on(),
+            lambda reason: self.tails.refuse_all(NackCode.NOT_STORED, "lost", reason),
+        )
+        self.tails = Tails(reactor, shard, link, limits, self.health, self.counts, store)
+
+    def stalled(self, now: float) -> float:
+        """For how long something waits, or the engine is away; 0 if neither is so."""
+        since = self.tails.waiting_since
+        return max(now - since if since is not None else 0.0, self.health.away_seconds)
+
+
 @implementer(IStoreService)
 class NatsStore(Service):
     """
-    One JetStream stream.
+    One JetStream stream, or several that share the clients.
 
     @param reactor: for the connection and time.
     @param access: the cluster, and who this is to it.
-    @param stream: the stream's name.
+    @param stream: the stream's name; with shards, what they are called together.
     @param limits: see L{Limits}.
+    @param shards: over how many streams the clients are spread.
     @param link: what brings requests there, instead of a connection.
     @param ask: asks once and waits, before the reactor runs, instead of over a connection.
     @param clock: seconds since 1970, for the lines' times.
@@ -71,6 +106,7 @@ class NatsStore(Service):
         stream: str = DEFAULT_STREAM,
         limits: Limits | None = None,
         *,
+        shards: int = 1,
         link: ILink | None = None,
         ask: Callable[[NatsAccess, str, bytes, float], Reply] | None = None,
         clock: Callable[[], float] = time.time,
@@ -84,11 +120,10 @@ class NatsStore(Service):
         self._ask = ask or _ask_once
         self._clock = clock
         self._counts = CommitCounts()
-        self._stream_counts = counts = StreamCounts()
-        self._health = StreamHealth(
-            reactor.seconds, access, stream, self._link, limits, counts, self._back, self._lost
-        )
-        self._tails = Tails(reactor, stream, self._link, limits, self._health, counts, self)
+        self._parts = [
+            _Part(reactor, access, shard, self._link, limits, self)
+            for shard in shards_of(stream, shards)
+        ]
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = reactor
         self._stopped: Deferred[None] | None = None
@@ -103,30 +138,36 @@ class NatsStore(Service):
 
     def append(self, batch: Batch, judged: Callable[[Verdict], None]) -> int:
         """See L{IStore.append<msglog.interfaces.IStore.append>}."""
-        refusal = self._refusal()
+        part = self._part_of(batch.client)
+        refusal = self._refusal(part)
         if refusal is not None:
             code, why, reason = refusal
-            self._stream_counts.refused[why] += len(batch)
+            part.counts.refused[why] += len(batch)
             judged(Verdict.refused(batch, code, 0, reason))
             return 0
         fragments = format_fragments(batch)
-        self._tails.wait(
+        part.tails.wait(
             batch.client, Unsettled(batch, judged, self._reactor.seconds(), fragments=fragments)
         )
         return sum(map(len, fragments))
 
     def last(self, client: bytes) -> Deferred[int | None]:
         """See L{IStore.last<msglog.interfaces.IStore.last>}."""
-        if self._refusal() is not None:
+        part = self._part_of(client)
+        if self._refusal(part) is not None:
             return succeed(None)
         answer: Deferred[int | None] = Deferred()
-        self._tails.wait(client, Unsettled(None, answer.callback, self._reactor.seconds()))
+        part.tails.wait(client, Unsettled(None, answer.callback, self._reactor.seconds()))
         return answer
 
-    def _refusal(self) -> tuple[NackCode, str, str] | None:
+    def _part_of(self, client: bytes) -> _Part:
+        parts = self._parts
+        return parts[shard_of(client, len(parts))] if len(parts) > 1 else parts[0]
+
+    def _refusal(self, part: _Part) -> tuple[NackCode, str, str] | None:
         if not self.running:
             return NackCode.UNAVAILABLE, "stopping", "the store is closed"
-        return self._health.refusal()
+        return part.health.refusal()
 
     # --- what the tails and the stream's health say ----------------------------------------
 
@@ -156,74 +197,78 @@ class NatsStore(Service):
         if self._stopped is not None:
             self._close_if_done()
 
-    def _back(self) -> None:
-        self._tails.go_on()
-
-    def _lost(self, reason: str) -> None:
-        self._tails.refuse_all(NackCode.NOT_STORED, "lost", reason)
+    def leave(self, reason: str) -> None:
+        """Try another server of NATS, unless one of the streams answers by way of this one."""
+        if all(part.health.away for part in self._parts):
+            self._link.leave(reason)
 
     def _tick(self) -> None:
-        self._tails.refuse_late()
+        for part in self._parts:
+            part.tails.refuse_late()
+            if self._stopped is not None and (
+                part.health.away or self._reactor.seconds() >= self._stop_deadline
+            ):
+                part.tails.refuse_all(NackCode.UNAVAILABLE, "stopping", "shutting down")
+            if self.running:
+                part.health.tick()
         if self._stopped is not None:
-            if self._health.away or self._reactor.seconds() >= self._stop_deadline:
-                self._tails.refuse_all(NackCode.UNAVAILABLE, "stopping", "shutting down")
             self._close_if_done()
-        if self.running:
-            self._health.tick()
 
     # --- what others may know --------------------------------------------------------------
 
     def figures(self) -> StoreFigures:
         """See L{IStoreService<msglog.interfaces.IStoreService.figures>}."""
+        parts = self._parts
         now = self._reactor.seconds()
-        health = self._health
-        since = self._tails.waiting_since
-        state, config = health.info.get("state", {}), health.info.get("config", {})
-        size, most = int(state.get("bytes", 0)), int(config.get("max_bytes", -1))
-        free = max(most - size, 0) if most > 0 else None
-        troubles = health.troubles
-        stalled = max(now - since if since is not None else 0.0, health.away_seconds)
-        if stalled >= self._limits.stalled_seconds and health.reason:
-            troubles = (*troubles, health.reason)
+        free, capacity = _room([part.health.info for part in parts])
+        # Of several streams, the one that is worst says how they are.
+        worst = max(parts, key=lambda part: (_WORSE.index(part.health.state), part.stalled(now)))
+        troubles = [trouble for part in parts for trouble in part.health.troubles]
+        for part in parts:
+            if part.stalled(now) >= self._limits.stalled_seconds and part.health.reason:
+                troubles.append(part.health.reason)
         return StoreFigures(
             **commit_figures(self._counts),  # type: ignore[arg-type]
-            log_size=size,
+            log_size=sum(int(part.health.info.get("state", {}).get("bytes", 0)) for part in parts),
             durable_time=self._durable_time,
-            busy_seconds=stalled,
+            busy_seconds=max(part.stalled(now) for part in parts),
             failed=False,
             disk_free=free,
-            disk_size=max(most, 0),
+            disk_size=capacity,
             disk_low=free is not None and free < self._limits.min_free_bytes,
             times_low=0,
-            ledger_clients=len(self._tails),
-            ledger_bytes=self._tails.memory,
+            ledger_clients=sum(len(part.tails) for part in parts),
+            ledger_bytes=sum(part.tails.memory for part in parts),
             ledger_dirty=0,
             recovered=_NOTHING_RECOVERED,
             recovery_seconds=0.0,
             keeper="NATS",
             place="in the stream",
             room="in the stream",
-            troubles=troubles,
+            troubles=tuple(dict.fromkeys(troubles)),
             stream=read_stream_figures(
-                self._stream_counts,
+                StreamCounts.of_all([part.counts for part in parts]),
                 self._link.counts,
-                health.info,
-                health.state,
-                health.away_seconds,
+                worst.health.info,
+                worst.health.state,
+                worst.health.away_seconds,
                 self._limits.store_requests,
             ),
-            store_warnings=health.warnings,
+            store_warnings=tuple(
+                dict.fromkeys(warning for part in parts for warning in part.health.warnings)
+            ),
         )
 
     @property
     def title(self) -> str:
         """See L{IStoreService<msglog.interfaces.IStoreService>}."""
-        return f"{self._access} stream {self._stream}"
+        parts = len(self._parts)
+        return f"{self._access} stream {self._stream}" + (f", {parts} shards" if parts > 1 else "")
 
     @property
     def idle(self) -> bool:
         """Whether everything that was appended or asked is judged."""
-        return not self._tails.busy
+        return not any(part.tails.busy for part in self._parts)
 
     def log_end(self) -> int:
         """See L{IStoreService<msglog.interfaces.IStoreService.log_end>}."""
@@ -243,9 +288,11 @@ class NatsStore(Service):
         @raise StartError: the engine is there and refuses, or the stream is not there or cannot
             keep what is acknowledged.  An engine that is not there is waited for.
         """
-        self._health.see_start(
-            self._ask(self._access, info_subject(self._stream), b"", _START_SECONDS)
-        )
+        for part in self._parts:
+            subject = info_subject(part.shard.name)
+            part.health.see_start(self._ask(self._access, subject, b"", _START_SECONDS))
+            if part.health.away:
+                break  # nor will it answer for the others
         self._link.start()
         super().startService()
         self._stopped = None
@@ -261,7 +308,8 @@ class NatsStore(Service):
             self._access.check()
         except StartError as e:
             self._log.error("{reason}; the next connection to NATS needs it", reason=str(e))
-        self._health.look_soon()
+        for part in self._parts:
+            part.health.look_soon()
         return succeed(None)
 
     def stopService(self) -> Deferred[None]:
@@ -281,13 +329,37 @@ class NatsStore(Service):
         return done
 
     def _close_if_done(self) -> None:
-        if self._tails.busy or self._stopped is None:
+        if not self.idle or self._stopped is None:
             return
         stopped, self._stopped = self._stopped, None
         if self._ticks.running:
             self._ticks.stop()
-        self._tails.close()
+        for part in self._parts:
+            part.tails.close()
         self._link.stop().chainDeferred(stopped)
+
+
+# How a stream may be, the worst last.
+_WORSE = (
+    EngineState.ANSWERING,
+    EngineState.AWAY,
+    EngineState.UNUSABLE,
+    EngineState.LOST,
+)
+
+
+def _room(infos: list[dict[str, Any]]) -> tuple[int | None, int]:
+    """
+    How much room there is in the fullest of some streams, and how much it has in all.
+
+    L{None} and 0 if none of them has a limit.
+    """
+    rooms = []
+    for info in infos:
+        most = int(info.get("config", {}).get("max_bytes", -1))
+        if most > 0:
+            rooms.append((max(most - int(info.get("state", {}).get("bytes", 0)), 0), most))
+    return min(rooms, default=(None, 0))
 
 
 # A start reads nothing: what is durable is in the stream.

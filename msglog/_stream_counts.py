@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import Factory, define
@@ -96,6 +96,29 @@ class StreamCounts:
     refused: Counter[str] = Factory(lambda: named(*REFUSALS))
     leaders: int = 0
     _leader: str = ""
+
+    @classmethod
+    def of_all(cls, parts: Sequence[StreamCounts]) -> StreamCounts:
+        """The sums of several; of one, itself."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = cls()
+        for part in parts:
+            for name in (
+                "begun",
+                "ended",
+                "read_bytes",
+                "unknown",
+                "found",
+                "conflicts",
+                "refused",
+            ):
+                getattr(whole, name).update(getattr(part, name))
+            for request, histogram in part.seconds.items():
+                whole.seconds[request].add(histogram)
+            whole.batches.add(part.batches)
+            whole.leaders += part.leaders
+        return whole
 
     def see_leader(self, info: dict[str, Any]) -> None:
         """Count a new leader, if the stream's state names one."""

@@ -29,6 +29,7 @@ from ._jetstream import (
 from ._limits import Limits
 from ._nats_access import NatsAccess
 from ._nats_link import ILink
+from ._shards import StreamShard
 from ._stream_counts import StreamCounts
 from ._stream_figures import EngineState
 from ._stream_settings import find_weaknesses
@@ -64,10 +65,11 @@ class StreamHealth:
     """
     @param seconds: a clock that only goes forward.
     @param access: the cluster, for what is said of it.
-    @param stream: the stream's name.
+    @param shard: which stream.
     @param link: what brings the questions there.
     @param limits: see L{Limits}.
     @param counts: where leaders are counted.
+    @param leave: called with why when the engine may answer by way of another server.
     @param back: called when the engine answers again.
     @param lost: called with why when the engine has lost data.
     @ivar away: whether the engine's last answer was none.
@@ -81,19 +83,22 @@ class StreamHealth:
         self,
         seconds: Callable[[], float],
         access: NatsAccess,
-        stream: str,
+        shard: StreamShard,
         link: ILink,
         limits: Limits,
         counts: StreamCounts,
+        leave: Callable[[str], object],
         back: Callable[[], object],
         lost: Callable[[str], object],
     ) -> None:
         self._seconds = seconds
         self._access = access
-        self._stream = stream
+        self._shard = shard
+        self._stream = shard.name
         self._link = link
         self._limits = limits
         self._counts = counts
+        self._leave = leave
         self._back = back
         self._told_lost = lost
         self._away_since: float | None = None
@@ -156,7 +161,7 @@ class StreamHealth:
         return (
             *self._weaknesses,
             *self._old_server(),
-            *_of_replicas(self.info.get("cluster") or {}),
+            *self._absent_replicas(),
             *([self._damaged] if self._damaged else []),
         )
 
@@ -168,6 +173,15 @@ class StreamHealth:
             f"nats-server {version[0]}.{version[1]} is older than {_OLDEST_SERVER[0]}."
             f"{_OLDEST_SERVER[1]}, and may store twice: replace it"
         ]
+
+    def _absent_replicas(self) -> list[str]:
+        missing = [
+            replica.get("name", "?")
+            for replica in (self.info.get("cluster") or {}).get("replicas") or ()
+            if replica.get("offline") or not replica.get("current")
+        ]
+        what = f"replicas of {self._stream}" if self._shard.count > 1 else "replicas"
+        return [f"{what} that are away or behind: {', '.join(missing)}"] if missing else []
 
     # --- what requests show ----------------------------------------------------------------
 
@@ -232,7 +246,7 @@ class StreamHealth:
         if self.away and self._seconds() >= self._leave_due:
             self._leave_pause = min(2 * self._leave_pause, _MOST_LEAVE_SECONDS)
             self._leave_due = self._seconds() + self._leave_pause
-            self._link.leave(self.reason)
+            self._leave(self.reason)
         if not self._looking and self._seconds() >= self._look_due:
             self._look()
 
@@ -282,7 +296,7 @@ class StreamHealth:
     def _missing(self) -> str:
         return (
             f"there is no stream {self._stream}: msglog stream create {self._access} "
-            f"--stream {self._stream}"
+            f"{self._shard.words}"
         )
 
     def see_start(self, reply: Reply) -> None:
@@ -303,7 +317,9 @@ class StreamHealth:
             return
         self._take(info)
         if self._unusable:
-            raise StartError(f"{self._unusable} (msglog stream check {self._access})")
+            raise StartError(
+                f"{self._unusable} (msglog stream check {self._access} {self._shard.words})"
+            )
         self._log.info(
             "storing in stream {stream}: {bytes} bytes, {messages} batches",
             stream=self._stream,
@@ -343,13 +359,3 @@ class StreamHealth:
             if broken
             else ""
         )
-
-
-def _of_replicas(cluster: dict[str, Any]) -> list[str]:
-    """What is to be said of the replicas of a stream."""
-    missing = [
-        replica.get("name", "?")
-        for replica in cluster.get("replicas") or ()
-        if replica.get("offline") or not replica.get("current")
-    ]
-    return [f"replicas that are away or behind: {', '.join(missing)}"] if missing else []

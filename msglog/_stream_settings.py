@@ -7,9 +7,9 @@ from typing import Any
 
 from attrs import frozen
 
-__all__ = ["SUBJECTS", "Weakness", "find_weaknesses", "stream_config"]
+from ._shards import StreamShard
 
-SUBJECTS = "msglog.*"
+__all__ = ["Weakness", "find_weaknesses", "stream_config"]
 
 _SYNC_HINT = "set 'sync_interval: always' in the jetstream block of every server, and restart it"
 
@@ -38,7 +38,7 @@ def stream_config(name: str, replicas: int = 3, max_bytes: int = -1) -> dict[str
     return {
         "name": name,
         "description": "msglog: one message is one batch of a client's messages",
-        "subjects": [SUBJECTS],
+        "subjects": list(StreamShard.of_name(name).subjects),
         "storage": "file",
         "num_replicas": replicas,
         "retention": "limits",
@@ -94,8 +94,9 @@ def find_weaknesses(
 def _of_config(config: Mapping[str, Any]) -> Iterator[Weakness]:
     if config.get("storage") != "file":
         yield Weakness("storage", "not 'file': nothing is on any disk", breaks=True)
-    if SUBJECTS not in config.get("subjects", ()):
-        yield Weakness("subjects", f"without {SUBJECTS}: nothing is taken", breaks=True)
+    for subject in StreamShard.of_name(str(config.get("name", ""))).subjects:
+        if subject not in config.get("subjects", ()):
+            yield Weakness("subjects", f"without {subject}: nothing is taken", breaks=True)
     if config.get("retention", "limits") != "limits":
         yield Weakness(
             "retention", "not 'limits': what a consumer has read is removed", breaks=True

@@ -26,11 +26,11 @@ from ._jetstream import (
     get_subject,
     read_append,
     read_stored,
-    subject_of,
     tail_request,
 )
 from ._limits import Limits
 from ._nats_link import ILink
+from ._shards import StreamShard
 from ._stream_counts import StreamCounts
 from ._stream_health import StreamHealth
 from ._tail import Append, ClientTail, Confirm, ReadEarlier, ReadTail, Request, Unsettled
@@ -60,9 +60,9 @@ class IAppender(Protocol):
 class Tails:
     """
     @param reactor: for time.
-    @param stream: the stream's name.
+    @param shard: which stream.
     @param link: what brings requests there.
-    @param limits: see L{Limits}.
+    @param limits: see L{Limits}; of requests and memory, this stream has its share.
     @param health: what is known of the stream.
     @param counts: where to count requests, and what becomes of them.
     @param appender: for whom this is.
@@ -74,7 +74,7 @@ class Tails:
     def __init__(
         self,
         reactor: Any,
-        stream: str,
+        shard: StreamShard,
         link: ILink,
         limits: Limits,
         health: StreamHealth,
@@ -83,8 +83,11 @@ class Tails:
     ) -> None:
         self._reactor = reactor
         self._seconds: Callable[[], float] = reactor.seconds
-        self._stream = stream
-        self._get_subject = get_subject(stream)
+        self._shard = shard
+        self._stream = shard.name
+        self._get_subject = get_subject(shard.name)
+        self._most = max(limits.store_requests // shard.count, 1)
+        self._most_memory = limits.ledger_memory // shard.count
         self._link = link
         self._limits = limits
         self._health = health
@@ -138,7 +141,7 @@ class Tails:
         self.go_on()
 
     def _can_send(self) -> bool:
-        return not self._health.away and self._in_flight < self._limits.store_requests
+        return not self._health.away and self._in_flight < self._most
 
     def _pump(self) -> None:
         self._pumping = None
@@ -162,16 +165,17 @@ class Tails:
             return
         sent = self._seconds()
         self._counts.begun[request.kind] += 1
+        subject = self._shard.subject_of(tail.client)
         if isinstance(request, Append):
             self._link.request(
-                subject_of(tail.client),
+                subject,
                 request.payload,
                 append_headers(self._stream, request.previous, request.first, request.last),
                 lambda reply: self._appended(tail, request, sent, reply),
             )
             return
         if isinstance(request, ReadTail):
-            body = tail_request(tail.client)
+            body = tail_request(subject)
         else:
             body = get_request(request.sequence)
         self._link.request(
@@ -203,7 +207,7 @@ class Tails:
         self._counts.done(request.kind, self._seconds() - sent, reply.data)
         later = False
         try:
-            message = read_stored(reply, tail.client)
+            message = read_stored(reply, tail.client, self._shard.subject_of(tail.client))
         except EngineError as e:
             tail.unread()
             self._health.silent(str(e))
@@ -293,7 +297,7 @@ class Tails:
         else:
             self.memory += tail.memory - tail.counted
             tail.counted = tail.memory
-        while self.memory > self._limits.ledger_memory and self._tails:
+        while self.memory > self._most_memory and self._tails:
             oldest = next(iter(self._tails.values()))
             if oldest in self._busy:
                 break

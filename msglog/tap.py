@@ -64,8 +64,8 @@ class Options(GroupedOptions, EnvironmentOptions):
         (
             "A distributed store instead",
             (
-                *("store", "store-stream", "store-credentials", "store-user"),
-                *("store-password-file", "store-token-file"),
+                *("store", "store-stream", "store-shards", "store-credentials"),
+                *("store-user", "store-password-file", "store-token-file"),
             ),
         ),
         (
@@ -147,6 +147,14 @@ class Options(GroupedOptions, EnvironmentOptions):
             "line, which everybody on the machine can read.",
         ],
         ["store-stream", None, "MSGLOG", "The stream's name ('msglog stream create' makes it)."],
+        [
+            "store-shards",
+            None,
+            1,
+            "Over how many streams the clients are spread ('msglog stream create --shards'). All "
+            "servers must say the same, and it can never be changed.",
+            int,
+        ],
         ["store-credentials", None, None, "A NATS credentials file (.creds)."],
         ["store-user", None, None, "The NATS user's name."],
         ["store-password-file", None, None, "A file with the NATS user's password."],
@@ -243,6 +251,7 @@ class Options(GroupedOptions, EnvironmentOptions):
             import nats  # noqa: F401 - to see whether it is there
 
             from ._nats_access import TLSFiles, parse_nats
+            from ._shards import MAX_SHARDS, StreamShard
         except ImportError:
             raise usage.UsageError(
                 "--store needs more than the server: pip install 'msglog[nats]'"
@@ -253,6 +262,15 @@ class Options(GroupedOptions, EnvironmentOptions):
             raise usage.UsageError(f"--store: {e}") from None
         if not self["store-stream"] or set(self["store-stream"]) & set(" \t\r\n.*>/\\"):
             raise usage.UsageError(f"--store-stream {self['store-stream']}: not a stream's name")
+        if StreamShard.of_name(self["store-stream"]).count > 1:
+            raise usage.UsageError(
+                f"--store-stream {self['store-stream']}: the name of one shard; say that of all, "
+                f"and --store-shards"
+            )
+        if not 0 < self["store-shards"] <= MAX_SHARDS:
+            raise usage.UsageError(
+                f"--store-shards {self['store-shards']}: not between 1 and {MAX_SHARDS}"
+            )
         longest = STORE_MAX_MESSAGE_BYTES
         if self["limits"].max_message_bytes > longest:
             raise usage.UsageError(
@@ -394,7 +412,13 @@ class _Program(MessageLogService):
         if options["access"] is not None:
             from ._nats_store import NatsStore
 
-            return NatsStore(reactor, options["access"], options["store-stream"], options["limits"])
+            return NatsStore(
+                reactor,
+                options["access"],
+                options["store-stream"],
+                options["limits"],
+                shards=options["store-shards"],
+            )
         return FileStore(
             reactor,
             # twistd changes its folder when it becomes a daemon; the name is meant from here.

@@ -18,14 +18,15 @@ from msglog._jetstream import (
     read_append,
     read_info,
     read_stored,
-    subject_of,
 )
 from msglog._nats_access import TLSFiles, parse_nats
 from msglog._records import format_fragments, format_time, opening
+from msglog._shards import StreamShard
 from msglog._stream_settings import find_weaknesses, stream_config
 from msglog.testing import make_batch
 
 A = bytes(range(16))
+SUBJECT = StreamShard("MSGLOG").subject_of(A)
 TIME = format_time(10**15)
 
 
@@ -78,7 +79,7 @@ class Reading(SynchronousTestCase):
         headers = {**append_headers("MSGLOG", 6, 5, 6), **changes.pop("headers", {})}
         block = "NATS/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
         message = {
-            "subject": subject_of(A),
+            "subject": SUBJECT,
             "seq": 9,
             "hdrs": b64encode(block.encode()).decode(),
             "data": b64encode(head + head.join(format_fragments(batch))).decode(),
@@ -88,7 +89,7 @@ class Reading(SynchronousTestCase):
 
     def test_message(self) -> None:
         """A batch is read back as it was written."""
-        stored = read_stored(self.message(), A)
+        stored = read_stored(self.message(), A, SUBJECT)
         self.assertEqual(
             (stored.sequence, stored.previous, stored.first, stored.last), (9, 6, 5, 6)
         )
@@ -96,9 +97,9 @@ class Reading(SynchronousTestCase):
 
     def test_none(self) -> None:
         """There may be none; that it cannot be said is something else."""
-        self.assertIsNone(read_stored(error(404, 10037), A))
+        self.assertIsNone(read_stored(error(404, 10037), A, SUBJECT))
         for reply in (error(503, 10008), Reply(None, "no answer"), Reply(b"x"), Reply(b"[]")):
-            self.assertRaises(EngineError, read_stored, reply, A)
+            self.assertRaises(EngineError, read_stored, reply, A, SUBJECT)
 
     def test_damaged(self) -> None:
         """What no front-end has written is not taken for anything."""
@@ -110,10 +111,10 @@ class Reading(SynchronousTestCase):
             {"headers": {"Msglog-Range": "x"}},
             {"headers": {"Msglog-Previous": "9"}},
             {"headers": {"Msglog-Previous": "0"}},
-            {"subject": subject_of(bytes(16))},
+            {"subject": StreamShard("MSGLOG").subject_of(bytes(16))},
         ):
-            self.assertRaises(StreamDamaged, read_stored, self.message(**changes), A)
-        self.assertRaises(StreamDamaged, read_stored, self.message(), bytes(16))
+            self.assertRaises(StreamDamaged, read_stored, self.message(**changes), A, SUBJECT)
+        self.assertRaises(StreamDamaged, read_stored, self.message(), bytes(16), SUBJECT)
 
     def test_info(self) -> None:
         """A stream that is not there is told from an engine that cannot say."""

@@ -10,10 +10,16 @@ from msglog._batch import STORED
 from msglog._factory import MessageLogFactory
 from msglog._figures import read_figures
 from msglog._health import judge
+from msglog._jetstream import Reply
+from msglog._memory_stream import _error
 from msglog._nats_access import parse_nats
 from msglog._nats_store import NatsStore
+from msglog._shards import shard_of, shards_of
+from msglog._stream_health import StreamHealth
+from msglog._stream_settings import stream_config
 from msglog.testing import MemoryStream, StoreContract, appended, make_batch
 
+MISSING = _error(404, 10059, "stream not found")
 A, B = bytes(range(16)), bytes(range(16, 32))
 ACCESS = parse_nats("nats://engine")
 
@@ -29,14 +35,10 @@ class NatsCase(SynchronousTestCase):
         self.clock.advance(1000.0)
         self.stream = stream or MemoryStream()
         self.limits = Limits(**limits)
-        store = NatsStore(
-            self.clock,
-            ACCESS,
-            limits=self.limits,
-            link=self.stream,
-            ask=self.stream.ask,
-            clock=lambda: 1e9,
-        )
+        return self.start(self.stream, limits=self.limits)
+
+    def start(self, link: MemoryStream, **options) -> NatsStore:
+        store = NatsStore(self.clock, ACCESS, link=link, ask=link.ask, clock=lambda: 1e9, **options)
         store.startService()
         self.addCleanup(lambda: store._ticks.running and store._ticks.stop())
         return store
@@ -84,12 +86,7 @@ class NatsStoreContract(NatsCase, StoreContract):
 
 class TwoServersTest(NatsCase):
     def other(self) -> NatsStore:
-        store = NatsStore(
-            self.clock, ACCESS, link=self.stream, ask=self.stream.ask, clock=lambda: 1e9
-        )
-        store.startService()
-        self.addCleanup(lambda: store._ticks.running and store._ticks.stop())
-        return store
+        return self.start(self.stream)
 
     def test_resend_elsewhere(self) -> None:
         """A resend is acknowledged, and other bytes refused, on whichever server it arrives."""
@@ -210,8 +207,8 @@ class TroubleTest(NatsCase):
     def test_away_is_said_once(self) -> None:
         """That the engine is away, and that it is back, is one line each, whatever it says."""
         said = []
-        store = self.make_store()
-        self.patch(store._health, "_log", _Log(said))
+        self.make_store()
+        self.patch(StreamHealth, "_log", _Log(said))
         self.stream.away = True
         for n in range(100):
             self.stream.trouble = f"server {n % 3}"
@@ -389,7 +386,7 @@ class BoundsTest(NatsCase):
             self.append(store, 1, b"a", client=client)
             self.clock.advance(0)
         self.assertLessEqual(store.figures().ledger_bytes, 1 << 20)
-        self.assertLess(len(store._tails), 900)
+        self.assertLess(store.figures().ledger_clients, 900)
         again = self.append(store, 1, b"a", b"b", client=clients[0])
         self.settle(store)
         self.assertEqual(self.successResultOf(again), STORED)
@@ -401,7 +398,7 @@ class BoundsTest(NatsCase):
         last = store.last(A)
         self.settle(store)
         self.assertEqual(self.successResultOf(last), 0)
-        self.assertEqual(len(store._tails), 0)
+        self.assertEqual(store.figures().ledger_clients, 0)
 
     def test_times(self) -> None:
         """The lines' times rise, whatever the clock does."""
@@ -424,15 +421,11 @@ class StartTest(NatsCase):
 
     def test_no_stream(self) -> None:
         """The error names the command that makes it."""
-        from msglog._memory_stream import _error
-
-        text = self.refused(MemoryStream(), _error(404, 10059, "stream not found"))
+        text = self.refused(MemoryStream(), MISSING)
         self.assertIn("msglog stream create nats://engine:4222 --stream MSGLOG", text)
 
     def test_not_let_in(self) -> None:
         """A wrong password is no outage."""
-        from msglog._jetstream import Reply
-
         text = self.refused(MemoryStream(), Reply(None, "'Authorization Violation'"))
         self.assertIn("does not let this server in", text)
 
@@ -460,3 +453,137 @@ class StartTest(NatsCase):
         self.assertIn("num_replicas: 1", first)
         self.assertIn("nats-server 2.9 is older than 2.12", second)
         self.assertIn("n2", third)
+
+
+class _Streams(MemoryStream):
+    """Several streams of one cluster, and the link to all of them."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.streams = {name: MemoryStream() for name in names}
+        for name, stream in self.streams.items():
+            stream.info["config"] = stream_config(name)
+            stream.info["cluster"] = {"leader": f"n-{name}"}
+
+    def _stream(self, subject: str, headers) -> MemoryStream | None:
+        name = headers["Nats-Expected-Stream"] if headers else subject.rpartition(".")[2]
+        return self.streams.get(name)
+
+    def ask(self, access, subject, payload, seconds) -> Reply:
+        stream = self._stream(subject, None)
+        return stream.ask(access, subject, payload, seconds) if stream else MISSING
+
+    def request(self, subject, payload, headers, done) -> None:
+        stream = self._stream(subject, headers)
+        stream.request(subject, payload, headers, done)
+
+
+class ShardsTest(NatsCase):
+    COUNT = 3
+
+    def setUp(self) -> None:
+        self.names = [shard.name for shard in shards_of("MSGLOG", self.COUNT)]
+        self.clock = Clock()
+        self.streams = _Streams(*self.names)
+        self.limits = Limits(store_requests=6)
+        self.store = self.start(self.streams, limits=self.limits, shards=self.COUNT)
+        self.clients = [bytes([n]) * 16 for n in range(30)]
+
+    def begin(self) -> list:
+        verdicts = [self.append(self.store, 1, b"a", b"b", client=one) for one in self.clients]
+        self.settle(self.store)
+        return verdicts
+
+    def test_spread(self) -> None:
+        """Each client is in one stream, always the same, with what belongs to it alone."""
+        self.assertEqual([self.successResultOf(v) for v in self.begin()], [STORED] * 30)
+        again = self.start(self.streams, shards=self.COUNT)
+        verdicts = [self.append(again, 2, b"b", b"c", client=one) for one in self.clients]
+        lasts = [again.last(one) for one in self.clients]
+        self.settle(again)
+        self.assertEqual([self.successResultOf(v) for v in verdicts], [STORED] * 30)
+        self.assertEqual([self.successResultOf(last) for last in lasts], [3] * 30)
+        for number, name in enumerate(self.names):
+            stream = self.streams.streams[name]
+            lines = b"".join(data for *_, data in stream.messages).splitlines()
+            there = {parse_line(line).client for line in lines}
+            here = {one for one in self.clients if shard_of(one, self.COUNT) == number}
+            self.assertEqual(there, here)
+            self.assertGreater(len(here), 3)
+            self.assertEqual(len(lines), 3 * len(here))
+            prefix = f"msglog.{number + 1}of3."
+            self.assertTrue(all(subject.startswith(prefix) for subject, *_ in stream.messages))
+
+    def test_one_away(self) -> None:
+        """While one stream has no leader, the clients of the others notice nothing."""
+        self.begin()
+        self.streams.streams[self.names[1]].away = True
+        verdicts = [self.append(self.store, 3, b"c", client=one) for one in self.clients]
+        self.settle(self.store)
+        self.advance(16)
+        for one, verdict in zip(self.clients, verdicts, strict=True):
+            if shard_of(one, self.COUNT) == 1:
+                self.assertEqual(self.code(verdict), NackCode.UNAVAILABLE)
+            else:
+                self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual(self.store.figures().stream.state, "away")
+        self.assertFalse(self.health(self.store).ready)
+        self.assertEqual(self.streams.left, 0)  # the others do answer by way of this server
+        for stream in self.streams.streams.values():
+            stream.away = True
+        self.advance(30)
+        self.assertGreater(self.streams.left, 0)
+
+    def test_one_full(self) -> None:
+        """So it is with one that is full, of which the room is shown."""
+        self.streams.streams[self.names[2]].full = True
+        for one, verdict in zip(self.clients, self.begin(), strict=True):
+            if shard_of(one, self.COUNT) == 2:
+                self.assertEqual(self.code(verdict), NackCode.NOT_STORED)
+            else:
+                self.assertEqual(self.successResultOf(verdict), STORED)
+        for name, most in zip(self.names, (-1, 5000, 3000), strict=True):
+            info = self.streams.streams[name].info
+            info["config"] = {**info["config"], "max_bytes": most}
+            info["state"] = {"bytes": 1000, "messages": 1}
+        self.advance(2)
+        figures = self.store.figures()
+        self.assertEqual((figures.log_size, figures.disk_free), (3000, 2000))
+
+    def test_requests(self) -> None:
+        """The streams share the requests that may be under way."""
+        for stream in self.streams.streams.values():
+            stream.automatic = False
+        self.begin()
+        waiting = [len(stream._waiting) for stream in self.streams.streams.values()]
+        self.assertEqual(waiting, [2] * 3)
+        for stream in self.streams.streams.values():
+            while stream.step():
+                self.settle(self.store)
+        self.assertEqual(self.store.figures().stream.under_way["append"], 0)
+        self.assertEqual(sum(self.store.figures().stream.append_batches.buckets), 30)
+
+    def test_stop(self) -> None:
+        """A stop waits for all of them."""
+        for stream in self.streams.streams.values():
+            stream.automatic = False
+        self.begin()
+        stopped = self.store.stopService()
+        for name in self.names:
+            self.assertNoResult(stopped)
+            while self.streams.streams[name].step():
+                self.clock.advance(0)
+        self.successResultOf(stopped)
+
+    def test_other_number(self) -> None:
+        """A server that spreads clients otherwise does not start, nor on one that is set up so."""
+        for count, missing in ((1, "MSGLOG"), (2, "MSGLOG-1of2"), (4, "MSGLOG-1of4")):
+            with self.assertRaises(StartError) as caught:
+                self.start(self.streams, shards=count)
+            self.assertIn(f"there is no stream {missing}: ", str(caught.exception))
+            self.assertEqual("--shards" in str(caught.exception), count > 1)
+        first = self.streams.streams[self.names[0]]
+        first.info["config"]["subjects"].remove("msglog.sharded")
+        with self.assertRaises(StartError) as caught:
+            self.start(self.streams, shards=self.COUNT)
+        self.assertIn("without msglog.sharded", str(caught.exception))

@@ -18,6 +18,7 @@ from .._logfile import STDIN, LogFile
 from .._nats_access import INBOX_PREFIX, NatsAccess
 from .._parallel_scan import usable_processors
 from .._scan import Fault
+from .._shards import StreamShard
 from .._stream_settings import find_weaknesses
 from .._verification import Verification
 from ._console import fail, printable
@@ -115,6 +116,8 @@ def command(
 ) -> int:
     see_to_nats()
     access = complete_access(url, **access_files)
+    if StreamShard.of_name(stream).count > 1:
+        raise click.UsageError(f"{stream}: nothing can be brought into a log with shards yet")
     if STDIN in files:
         raise click.UsageError("logs are read twice, so the standard input will not do: name files")
     paths = with_predecessors(files, rotated, _remark)

@@ -210,6 +210,60 @@ def test_stream_commands(make_cluster) -> None:
     assert run("create", "http://x").returncode == 2
 
 
+def test_shards(make_cluster, make_front_end, tmp_path) -> None:
+    """
+    Clients are spread over streams, each with its own; no other number of them can be made or
+    used; and what each holds is a log of its own.
+    """
+    cluster = make_cluster(1)
+    cluster.create_stream("--shards", "2")
+    command = [str(BIN / "msglog"), "stream"]
+
+    def run(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+
+    for other in ("1", "3"):
+        refused = run("create", cluster.url, "--replicas", "1", "--shards", other)
+        assert refused.returncode == 1
+        assert "overlap" in refused.stderr
+    monitor = f"http://127.0.0.1:{cluster.nodes[0].monitor}"
+    checked = run("check", cluster.url, "--shards", "2", "--monitor", monitor).stdout.splitlines()
+    assert [line.split(": ")[:2] for line in checked] == [
+        ["MSGLOG-1of2", "num_replicas"],
+        ["MSGLOG-2of2", "num_replicas"],
+    ]
+    clients = [uuid.uuid4() for _ in range(12)]
+    for _ in range(2):  # the second one has it all from the streams
+        front_end = make_front_end(cluster.url, "--store-shards", "2")
+        with wire.Connection(front_end.port) as connection:
+            for client in clients:
+                connection.log(client.bytes, 1, b"a")
+                connection.log(client.bytes, 2, b"b")
+                assert connection.terms(client.bytes)[0] == 2
+        assert front_end.get("/readyz")[0] == 200
+    lost = FrontEnd(tmp_path / "lost", cluster.url)
+    done = subprocess.run(
+        lost.command(), cwd=lost.folder, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 1
+    assert "there is no stream MSGLOG: " in done.stderr
+    found = []
+    for shard in ("1of2", "2of2"):
+        log = tmp_path / shard
+        name = ["--stream", f"MSGLOG-{shard}"]
+        subprocess.run(
+            [str(BIN / "msglog"), "export", cluster.url, str(log), *name],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        assert subprocess.run([str(BIN / "msglog"), "verify", str(log)], timeout=60).returncode == 0
+        found.append({json.loads(line)["client"] for line in log.read_text().splitlines()})
+        assert len(log.read_text().splitlines()) == 2 * len(found[-1])
+    assert not found[0] & found[1]
+    assert found[0] | found[1] == set(map(str, clients))
+
+
 SECURED = """
 tls {{ cert_file: "{certs}/127.0.0.1.pem", key_file: "{certs}/127.0.0.1-key.pem",
        ca_file: "{certs}/ca.pem", verify: true }}
@@ -261,8 +315,9 @@ async def _fill(url: str, messages: int) -> None:
     """Messages as front-ends write them, with times of two clocks."""
     import nats
 
-    from msglog._jetstream import append_headers, subject_of
+    from msglog._jetstream import append_headers
     from msglog._records import format_fragments, format_time, opening
+    from msglog._shards import StreamShard
     from msglog.testing import make_batch
 
     connection = await nats.connect(url)
@@ -276,7 +331,7 @@ async def _fill(url: str, messages: int) -> None:
         head = opening(format_time(time_), client)
         batch = make_batch(client, count + 1, *[b"%d" % number * 30] * 4)
         acked = await stream.publish(
-            subject_of(client),
+            StreamShard("MSGLOG").subject_of(client),
             head + head.join(format_fragments(batch)),
             headers=append_headers("MSGLOG", previous, count + 1, count + 4),
         )
