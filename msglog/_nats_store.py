@@ -223,15 +223,21 @@ class NatsStore(Service):
         free, capacity = _room([part.health.info for part in parts])
         # Of several streams, the one that is worst says how they are.
         worst = max(parts, key=lambda part: (_WORSE.index(part.health.state), part.stalled(now)))
-        troubles = [trouble for part in parts for trouble in part.health.troubles]
-        for part in parts:
-            if part.stalled(now) >= self._limits.stalled_seconds and part.health.reason:
-                troubles.append(part.health.reason)
+        # While the clients of one of several streams can be served, it is for them to be ready.
+        each = [self._troubles(part, now) for part in parts]
+        troubles = list(chain.from_iterable(each)) if all(each) else []
+        warnings = [warning for part in parts for warning in part.health.warnings]
+        if not troubles:
+            warnings += [
+                f"stream {part.shard.name} takes nothing: {trouble}"
+                for part, found in zip(parts, each, strict=True)
+                for trouble in found
+            ]
         return StoreFigures(
             **commit_figures(self._counts),  # type: ignore[arg-type]
             log_size=sum(int(part.health.info.get("state", {}).get("bytes", 0)) for part in parts),
             durable_time=self._durable_time,
-            busy_seconds=max(part.stalled(now) for part in parts),
+            busy_seconds=min(part.stalled(now) for part in parts),
             failed=False,
             disk_free=free,
             disk_size=capacity,
@@ -254,10 +260,15 @@ class NatsStore(Service):
                 worst.health.away_seconds,
                 self._limits.store_requests,
             ),
-            store_warnings=tuple(
-                dict.fromkeys(warning for part in parts for warning in part.health.warnings)
-            ),
+            store_warnings=tuple(dict.fromkeys(warnings)),
         )
+
+    def _troubles(self, part: _Part, now: float) -> list[str]:
+        """Why a stream takes nothing, or has not for long."""
+        troubles = list(part.health.troubles)
+        if part.stalled(now) >= self._limits.stalled_seconds and part.health.reason:
+            troubles.append(part.health.reason)
+        return troubles
 
     @property
     def title(self) -> str:

@@ -527,12 +527,16 @@ class ShardsTest(NatsCase):
             else:
                 self.assertEqual(self.successResultOf(verdict), STORED)
         self.assertEqual(self.store.figures().stream.state, "away")
-        self.assertFalse(self.health(self.store).ready)
+        health = self.health(self.store)
+        self.assertTrue(health.ready)
+        (warning,) = health.warnings
+        self.assertIn("stream MSGLOG-2of3 takes nothing: no answer within 1 s", warning)
         self.assertEqual(self.streams.left, 0)  # the others do answer by way of this server
         for stream in self.streams.streams.values():
             stream.away = True
         self.advance(30)
         self.assertGreater(self.streams.left, 0)
+        self.assertFalse(self.health(self.store).ready)
 
     def test_one_full(self) -> None:
         """So it is with one that is full, of which the room is shown."""

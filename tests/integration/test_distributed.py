@@ -260,6 +260,16 @@ def test_shards(make_cluster, make_front_end, tmp_path) -> None:
         assert subprocess.run([str(BIN / "msglog"), "verify", str(log)], timeout=60).returncode == 0
         found.append({json.loads(line)["client"] for line in log.read_text().splitlines()})
         assert len(log.read_text().splitlines()) == 2 * len(found[-1])
+    merged = tmp_path / "merged"
+    with merged.open("wb") as output:
+        subprocess.run(
+            ["sort", "-m", "-s", "-t,", "-k1,1", tmp_path / "1of2", tmp_path / "2of2"],
+            env={**os.environ, "LC_ALL": "C"},
+            stdout=output,
+            check=True,
+            timeout=30,
+        )
+    assert subprocess.run([str(BIN / "msglog"), "verify", str(merged)], timeout=60).returncode == 0
     assert not found[0] & found[1]
     assert found[0] | found[1] == set(map(str, clients))
 
