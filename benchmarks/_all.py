@@ -56,7 +56,7 @@ def command(quick: bool, folder: Path | None, server_options: str) -> int:
     say(
         f"about {left / 60:.0f} min" + (f"; not installed: {', '.join(missing)}" if missing else "")
     )
-    more = [f"--server-options={server_options}"]
+    more = [f"--server-options={server_options}"] if server_options else []
     if folder is not None:
         more.append(f"--folder={folder}")
     failed = []

@@ -61,12 +61,19 @@ class _Growth:
     The points of one growth, kept as they are found.
 
     @ivar found: for each its value, series, figures, and how long the start took.
+    @ivar failures: what could not be measured, and why.
     """
 
     run: Bench
     what: str
     seconds: float
     found: list[dict[str, Any]] = field(factory=list)
+    failures: list[str] = field(factory=list)
+
+    def fail(self, what: str, why: object) -> None:
+        """Note that something could not be measured."""
+        self.failures.append(f"{what}: {why}")
+        say(f"failed: {self.failures[-1]}")
 
     def has(self, value: int, series: str) -> bool:
         return any(p["value"] == value and p["series"] == series for p in self.found)
@@ -90,14 +97,19 @@ class _Growth:
         self.run.report(self.as_json(), as_json=False)  # so that an end loses nothing
 
     def as_json(self) -> dict[str, Any]:
-        return {"what": self.what, "seconds": self.seconds, "points": self.found}
+        return {
+            "what": self.what,
+            "seconds": self.seconds,
+            "points": self.found,
+            "failures": self.failures,
+        }
 
     def measure(self, running: Running, value: int, series: str, what: Load, **more: Any) -> None:
         """Measure a point; what fails is said and left out."""
         try:
             figures = load(running, what, self.seconds, **more)
         except LoadError as e:
-            say(f"failed: {self.what} {value:,}, {series}: {e}")
+            self.fail(f"{self.what} {value:,}, {series}", e)
         else:
             self.add(value, series, figures, running.start_seconds)
         time.sleep(0.1)
@@ -173,7 +185,7 @@ def _grow(
     if not as_json:
         for line in _table(growth):
             click.echo(line)
-    return 0 if growth.found else 1
+    return 1 if growth.failures or not growth.found else 0
 
 
 def _table(growth: _Growth) -> list[str]:
@@ -284,11 +296,14 @@ def _started(
     chosen = [*more.get(system.name, ()), *(server_options if system is MSGLOG else ())]
     folder = growth.run.folder / "".join(c if c.isalnum() else "-" for c in series)
     with ExitStack() as stack:
-        try:
-            running = [stack.enter_context(Running(system, folder, chosen))]
-        except NotStarted as e:
-            say(f"left out: {e}")
-            running = []
+        running = []
+        if not system.installed:
+            say(f"left out: {system.name} is not installed ({system.package})")
+        else:
+            try:
+                running = [stack.enter_context(Running(system, folder, chosen))]
+            except NotStarted as e:
+                growth.fail(series, e)
         yield running
 
 
@@ -314,4 +329,4 @@ def _prepared(
                     what = Load(connections or many, window)
                     growth.measure(running, value, series, what, make=make)
     except NotStarted as e:
-        say(f"failed: {growth.what} {value:,}: {e}")
+        growth.fail(f"{growth.what} {value:,}", e)

