@@ -55,6 +55,8 @@ class Owner(Protocol):
 
     def ready(self, connection: NatsConnection) -> None: ...
 
+    def informed(self, connection: NatsConnection) -> None: ...
+
     def answered(self, message: Message) -> None: ...
 
     def complained(self, text: str) -> None: ...
@@ -166,6 +168,8 @@ class NatsConnection(TwistedProtocol):
             self.info = frame.fields
             if self._state is _State.GREETED:
                 self._log_in()
+            elif self._state is _State.READY:
+                self._owner.informed(self)
         elif isinstance(frame, Complaint):
             # A permission is missed by one request, anything else ends the connection.
             if not frame.text.startswith("Permissions Violation"):

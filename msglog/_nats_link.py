@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from attrs import define
 from twisted.internet.abstract import isIPAddress
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -53,6 +53,9 @@ _SWEEP_SECONDS = 0.05
 
 # How many different complaints are logged before there is a connection again.
 _MOST_SAID = 10
+
+# What a message has besides its payload, at most.
+_HEADERS_BYTES = 512
 
 _NOBODY = "nobody answers for the stream: it has no leader, or is not there"
 
@@ -164,6 +167,10 @@ class NatsLink:
         if not self._ready or connection is None:
             done(Reply(None, self.trouble or "not connected"))
             return
+        if self.max_payload is not None and len(payload) + _HEADERS_BYTES > self.max_payload:
+            # The server would close the connection, which is everybody's.
+            done(Reply(None, f"longer than the server takes ({self.max_payload})", Unknown.OTHER))
+            return
         token = str(next(self._tokens))
         self._unanswered[token.encode()] = _Asked(done, self._reactor.seconds() + self._seconds)
         if self._sweeping is None:
@@ -214,7 +221,7 @@ class NatsLink:
 
     def _failed(self, failure: Failure, server: str) -> None:
         self._connecting = None
-        if failure.check(CancelledError) is None or self._pings.running:
+        if self._pings.running:  # it was not stopped
             self._complain(f"{server}: {say_failure(failure)}")
             self._connect_later()
 
@@ -238,7 +245,11 @@ class NatsLink:
         self.counts.connected(connection.server)
         self.trouble = ""
         self._said.clear()
-        for server in info.get("connect_urls") or ():
+        self.informed(connection)
+
+    def informed(self, connection: NatsConnection) -> None:
+        """The server has told of the cluster's others."""
+        for server in connection.info.get("connect_urls") or ():
             if server not in self._tls_names:
                 self._servers.append(server)
                 self._tls_names[server] = connection.tls_name(server)

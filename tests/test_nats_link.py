@@ -210,6 +210,24 @@ class LinkTest(LinkCase):
         self.servers[0].lose()
         self.clock.pump([0.1] * 10)
         self.assertEqual(self.servers[1].where, ("10.0.0.2", 4223))
+        self.servers[1].greet()
+        told = {**INFO, "connect_urls": ["[::1]:4224"]}  # it joins later
+        self.servers[1].say(b"INFO %b\r\n" % orjson.dumps(told))
+        self.away.add(("10.0.0.2", 4223))
+        self.servers[1].lose()
+        self.clock.pump([0.1] * 10)
+        self.assertEqual(self.servers[2].where, ("::1", 4224))
+
+    def test_too_long(self) -> None:
+        """What the server would close the connection for is not sent."""
+        link = self.make()
+        (server,) = self.servers
+        server.greet(max_payload=10_000)
+        for size in (9_000, 10_000):
+            link.request("s", bytes(size), {"A": "1"}, lambda r: self.replies.append(("", r)))
+        self.assertEqual(len(self.heard_inboxes(server)), 1)
+        self.assertEqual(len(self.replies), 1)
+        self.assertIn("longer than the server takes", self.replies[0][1].trouble)
 
     def test_complaints(self) -> None:
         """Why a server lets nobody in is what is said, not that it closed the connection."""
