@@ -98,7 +98,7 @@ class Run:
                 if time.monotonic() - self.began > 60 * self.arguments.minutes:
                     break
                 self.load.worst_wait()
-                kind.make(faults)
+                self._make(kind, faults)
                 self._goes_on()
                 wait = self.load.worst_wait()
                 self.waits.setdefault(kind, []).append(wait)
@@ -112,6 +112,12 @@ class Run:
                 done(f"{self.load.acked:,} acknowledged, {self._set_back()} set back")
             if self.arguments.seconds:
                 time.sleep(self.arguments.seconds)
+
+    def _make(self, kind: Kind, faults: Faults) -> None:
+        try:
+            kind.make(faults)
+        except AssertionError as e:  # a server that does not start or end as it should
+            raise Stuck(f"{kind.text} ({faults.did}): {e}") from None
 
     def _until(self, condition, what: str) -> None:
         try:
@@ -147,7 +153,10 @@ class Run:
             self.wrong += record.wrong
         self._until(self.site.cluster.is_current, "replicas that are up to date")
         for front in self.site.fronts:
-            front.stop()
+            try:
+                front.stop()
+            except AssertionError as e:
+                self.wrong.append(f"a front-end did not end as it should: {e}")
         self._export()
         self.site.cluster.stop()
 

@@ -133,7 +133,8 @@ class Cluster:
         return "nats://" + ",".join(node.server for node in self.nodes)
 
     def create_stream(self, *options: str) -> None:
-        """As an operator does; the cluster may not have agreed on a leader yet."""
+        """As an operator does, when the servers know each other."""
+        wait_until(self._has_leader, "a leader of the cluster", 60)
         command = [str(Path(sys.executable).parent / "msglog"), "stream", "create", self.url]
         replicas = str(len(self.nodes))
 
@@ -151,6 +152,11 @@ class Cluster:
             wait_until(created, "a stream", 60)
         except AssertionError as e:
             raise AssertionError(f"{e}: {self.said}") from None
+
+    def _has_leader(self) -> bool:
+        """Whether somebody can make streams: what is asked before is not answered for 10 s."""
+        told = [node.ask("/jsz") for node in self.nodes]
+        return len(told) == 1 or all(one.get("meta_cluster", {}).get("leader") for one in told)
 
     @property
     def leader(self) -> Node | None:
