@@ -60,8 +60,8 @@ Examples:
 \b
 Exit status:
   0  all records are in the stream
-  1  they are not; why is said, and nothing of the stream has changed but
-     what the line before says
+  1  they are not: why is said, and how many were put there; run again to
+     go on
   2  the command line is wrong, or files are not given oldest first
   130  Ctrl-C
 """

@@ -120,8 +120,8 @@ def test_killed(cluster, tmp_path) -> None:
     log = tmp_path / "messages.jsonl"
     log.write_bytes(alternating(500))
     total, rng, parts = 2000, random.Random(1), set()
-    while (before := stored(cluster)) < total and len(parts) < 8:
-        until = before + rng.randint(1, total // 8)
+    while (before := stored(cluster)) < total and len(parts) < 5:
+        until = before + rng.randint(1, total // 16)
         process = subprocess.Popen(command("import", log, cluster.url), stdout=subprocess.DEVNULL)
         try:
             wait_until(
