@@ -7,7 +7,10 @@ import signal
 import sys
 from typing import Any
 
-import click
+try:
+    import click
+except ImportError:
+    sys.exit("python -m benchmarks needs more than the server: pip install -e '.[test]'")
 
 # By name, in the order in which a person meets them: the module.
 _COMMANDS = {

@@ -56,18 +56,19 @@ def command(quick: bool, folder: Path | None, server_options: str) -> int:
     say(
         f"about {left / 60:.0f} min" + (f"; not installed: {', '.join(missing)}" if missing else "")
     )
-    more = [f"--server-options={server_options}"] if server_options else []
-    if folder is not None:
-        more.append(f"--folder={folder}")
     failed = []
     for step, seconds in _STEPS:
         say(f"\n== {' '.join(step)} (about {left / 60:.0f} min left)")
         began = time.monotonic()
         how = ["--quick"] if quick else ["--keep"]
+        if folder is not None:
+            how.append(f"--folder={folder}")
         if quick and step[-1] in _QUICK_VALUES:
             how.append(f"--values={_QUICK_VALUES[step[-1]]}")
         # Each in a process of its own: drawing leaves threads behind, and a load forks.
-        done = subprocess.run([sys.executable, "-m", "benchmarks", *step, *how, *more])
+        if server_options and step != ("generator",):  # which has no msglog in it
+            how.append(f"--server-options={server_options}")
+        done = subprocess.run([sys.executable, "-m", "benchmarks", *step, *how])
         if done.returncode:
             failed.append(" ".join(step))
         left -= _QUICK_SECONDS if quick else seconds

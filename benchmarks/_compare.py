@@ -9,11 +9,12 @@ import click
 
 from msglog.cli._console import fail
 
+from . import _runs as runs
 from ._measure import SIZE, Load, Results, in_turn, start_all
-from ._runs import bench, options, say, systems_option
+from ._runs import bench, say, systems_option
 from ._systems import MSGLOG, SYSTEMS, System
 
-__all__ = ["LOADS", "command", "compare"]
+__all__ = ["command"]
 
 # One at a time and in a stream; alone, a hundred, a thousand.
 LOADS = ("1x1", "1x1000", "100x1", "100x100", "1000x1", "1000x10")
@@ -71,7 +72,8 @@ def _loads(ctx: click.Context, param: click.Parameter, value: str) -> list[Load]
     show_default=True,
     help="Of each measurement.",
 )
-@options
+@runs.server_options
+@runs.options
 def command(
     systems: list[System],
     loads: list[Load],
@@ -85,20 +87,6 @@ def command(
 ) -> int:
     if quick:
         rounds, seconds = 1, min(seconds, _QUICK_SECONDS)
-    return compare(systems, loads, rounds, seconds, folder, server_options, keep, as_json)
-
-
-def compare(
-    systems: Sequence[System],
-    loads: Sequence[Load],
-    rounds: int = ROUNDS,
-    seconds: float = SECONDS,
-    folder: Path | None = None,
-    server_options: Sequence[str] = (),
-    keep: bool = False,
-    as_json: bool = False,
-) -> int:
-    """Measure, print, and keep; the exit status."""
     estimate = len(systems) * len(loads) * rounds * (seconds + _OVERHEAD_SECONDS)
     say(f"about {estimate / 60:.1f} min; more if a system is slow to answer what is in flight")
     with bench("compare", folder, keep) as run:
@@ -122,14 +110,14 @@ def compare(
 
         write()
     if not as_json:
-        for line in table(results, [system.system for system in running]):
+        for line in _table(results, [system.system for system in running]):
             click.echo(line)
     for failure in results.failures:
         say(f"failed: {failure}")
     return 1 if results.failures else 0
 
 
-def table(results: Results, systems: Sequence[System]) -> list[str]:
+def _table(results: Results, systems: Sequence[System]) -> list[str]:
     """The figures, for a terminal."""
     lines = []
     for name in results.rounds:

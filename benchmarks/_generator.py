@@ -69,7 +69,6 @@ def command(
     rounds: int,
     seconds: float,
     folder: Path | None,
-    server_options: list[str],
     quick: bool,
     keep: bool,
     as_json: bool,

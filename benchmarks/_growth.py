@@ -13,12 +13,13 @@ from attrs import asdict, define, field
 
 from msglog._load.sender import LoadError
 
+from . import _runs as runs
 from ._measure import Figures, Load, load
 from ._prepared import crowd, make_ledger, make_log
-from ._runs import Bench, bench, options, read_kept, say, systems_option
+from ._runs import Bench, bench, read_kept, say, systems_option
 from ._systems import MSGLOG, NotStarted, Running, System
 
-__all__ = ["GROWTHS", "command"]
+__all__ = ["command"]
 
 GIB = 1 << 30
 
@@ -51,8 +52,6 @@ _MANY_CONNECTIONS = {
     "redis": ("--maxclients", "50000"),
 }
 _LONG_MESSAGES = {"msglog": ("--max-message-bytes", str(max(SIZES)))}
-
-GROWTHS = ("connections", "sizes", "log", "clients")
 
 
 @define
@@ -148,7 +147,8 @@ def _growth_options(values: Sequence[int], unit: str) -> Callable[[Any], Any]:
                 callback=_values,
                 help=f"{unit}, several with commas between.",
             ),
-            options,
+            runs.server_options,
+            runs.options,
         ):
             command = option(command)
         return command

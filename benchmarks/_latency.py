@@ -12,16 +12,16 @@ from attrs import evolve
 from msglog._load.sender import LoadError
 from msglog.cli._console import fail
 
+from . import _runs as runs
 from ._measure import Load, Results, load, start_all
-from ._runs import bench, options, say, systems_option
+from ._runs import bench, say, systems_option
 from ._systems import MSGLOG, Running, System
 
-__all__ = ["HALF", "SAME", "command", "measure_latency", "parts"]
+__all__ = ["SAME", "command"]
 
 # Of the highest rate of each system; at half of it a server has time, and above three quarters
 # every queue is long.
 PARTS = (0.1, 0.25, 0.5, 0.75)
-HALF = "0.5 of its highest rate"
 
 # The same rate for all: half of the highest one of the slowest.
 SAME = "the same rate"
@@ -54,10 +54,6 @@ Exit status:
 """
 
 
-def parts(quick: bool = False) -> tuple[float, ...]:
-    return (0.5,) if quick else PARTS
-
-
 def _name(part: float) -> str:
     return f"{part:g} of its highest rate"
 
@@ -72,7 +68,8 @@ def _name(part: float) -> str:
     show_default=True,
     help="Of each measurement.",
 )
-@options
+@runs.server_options
+@runs.options
 def command(
     systems: list[System],
     rounds: int,
@@ -85,7 +82,7 @@ def command(
 ) -> int:
     if quick:
         rounds, seconds = 1, min(seconds, _QUICK_SECONDS)
-    chosen = parts(quick)
+    chosen = (0.5,) if quick else PARTS
     estimate = len(systems) * (1 + rounds * (len(chosen) + 1)) * (seconds + _OVERHEAD_SECONDS)
     say(f"about {estimate / 60:.1f} min")
     with bench("latency", folder, keep) as run:
@@ -95,7 +92,7 @@ def command(
             say(f"left out: {reason}")
         if not running:
             fail("there is nothing to measure")
-        results, highest = measure_latency(running, chosen, rounds, seconds)
+        results, highest = _measure(running, chosen, rounds, seconds)
         found = {
             "seconds": seconds,
             "versions": {s.system.name: s.system.version() for s in running},
@@ -117,7 +114,7 @@ def command(
     return 1 if results.failures else 0
 
 
-def measure_latency(
+def _measure(
     running: Sequence[Running], chosen: Sequence[float], rounds: int, seconds: float
 ) -> tuple[Results, dict[str, float]]:
     """All systems at all rates in turn; and the highest rate of each."""

@@ -28,10 +28,11 @@ from ._systems import SYSTEMS, System
 __all__ = [
     "RESULTS",
     "Bench",
-    "keep_option",
+    "bench",
     "options",
     "read_kept",
     "say",
+    "server_options",
     "systems_option",
 ]
 
@@ -137,12 +138,13 @@ def _words(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
         raise click.BadParameter(str(e)) from None
 
 
-def keep_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def server_options(command: _Decorated) -> _Decorated:
     return click.option(
-        "--keep",
-        is_flag=True,
-        help="Keep the figures in benchmarks/results, and make the charts and docs/benchmarks.md "
-        "anew from all that is kept there.",
+        "--server-options",
+        metavar="WORDS",
+        default="",
+        callback=_words,
+        help="More options of twistd msglog, for msglog alone.",
     )(command)
 
 
@@ -150,13 +152,11 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that measures."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="One JSON object, not a table."),
-        keep_option,
         click.option(
-            "--server-options",
-            metavar="WORDS",
-            default="",
-            callback=_words,
-            help="More options of twistd msglog, for msglog alone.",
+            "--keep",
+            is_flag=True,
+            help="Keep the figures in benchmarks/results, and make the charts and "
+            "docs/benchmarks.md anew from all that is kept there.",
         ),
         click.option(
             "--folder",

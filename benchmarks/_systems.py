@@ -71,7 +71,6 @@ class System:
     @ivar command: from the port, and the folder that it may write to: how it is started.
     @ivar make: from the size of bodies: what loads it; msglog's own protocol if not given.
     @ivar ready: what is to be done once it takes connections.
-    @ivar durable: whether its answer means that a message is on disk.
     """
 
     name: str
@@ -82,7 +81,6 @@ class System:
     command: Callable[[int, Path], Sequence[str]]
     make: Callable[[int], Make] | None = None
     ready: Callable[[int], None] = _answers
-    durable: bool = True
 
     @property
     def installed(self) -> bool:
@@ -169,7 +167,6 @@ SYSTEMS = {
             _nats(""),
             _rivals.nats,
             _rivals.make_stream,
-            durable=False,
         ),
         *(
             System(name, title, what, None, "this project", _seed(module))
