@@ -157,8 +157,20 @@ class FrameDecoder:
         if self._pieces:
             data = self._pieces.pop() + data
         self.partial = False
-        events: list[Event] = []
         unpack, crc, max_length = _FRAME.unpack_from, crc32c, self._max_length
+        if FRAME_BYTES <= len(data) <= PREFIX_BYTES + max_length:
+            # One whole message, as of a client that waits for each answer: in two thirds of the
+            # time that the loop below takes for it.
+            length, checksum, kind, client, sequence = unpack(data)
+            if (
+                PREFIX_BYTES + length == len(data)
+                and kind == MESSAGE
+                and 0 < sequence <= MAX_SEQUENCE
+                and checksum == crc(data[8:])
+            ):
+                body, head = data[FRAME_BYTES:], data[PREFIX_BYTES:FRAME_BYTES]
+                return [Run(client, sequence, [checksum], [body], [head])]
+        events: list[Event] = []
         run_client: bytes | None = None
         following = 0
         checksums: list[int] = []

@@ -324,8 +324,9 @@ class MessageLogProtocol(Int32StringReceiver):
         if lost:
             return
         if ready:
-            self._answers.send(b"".join(ready) if len(ready) > 1 else ready[0])
-            if self._answers.unread > factory.limits.max_unread_bytes:
+            answers = self._answers
+            answers.send(b"".join(ready) if len(ready) > 1 else ready[0])
+            if answers.unread and answers.unread > factory.limits.max_unread_bytes:
                 self.hold(_UNREAD)
         if (
             self._held & _UNANSWERED

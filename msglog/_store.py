@@ -93,6 +93,8 @@ class FileStore(Service):
         # what is called with their outcomes.
         self._waiting: list[Appending | Asking] = []
         self._answers: list[Callable[[Any], None]] = []
+        self._waiting_bytes = 0  # of lines
+        self._takes = False  # whether what is appended is taken
         self._writing: list[Appending | Asking] = []
         self._writing_answers: list[Callable[[Any], None]] = []
         self._busy = False
@@ -113,34 +115,38 @@ class FileStore(Service):
 
     def append(self, batch: Batch, judged: Callable[[Verdict], None]) -> int:
         """See L{IStore.append}."""
-        refused = self._refusal()
-        if refused is not None:
-            judged(Verdict.refused(batch, *refused))
+        if not self._takes:
+            judged(Verdict.refused(batch, *self._refusal()))
             return 0
         lines = format_lines(batch)
-        self._wait(Appending(batch, lines), judged)
-        return len(lines)
+        size = len(lines)
+        self._waiting_bytes += size
+        self._waiting.append(Appending(batch, lines))
+        self._answers.append(judged)
+        if not self._gathering:
+            self._schedule()
+        return size
 
     def last(self, client: bytes) -> Deferred[int | None]:
         """See L{IStore.last}."""
-        if self._refusal() is not None:
+        if not self._takes:
             return succeed(None)
         answer: Deferred[int | None] = Deferred()
-        self._wait(Asking(client), answer.callback)
+        self._waiting.append(Asking(client))
+        self._answers.append(answer.callback)
+        if not self._gathering:
+            self._schedule()
         return answer
 
-    def _refusal(self) -> tuple[NackCode, int, str] | None:
+    def _refusal(self) -> tuple[NackCode, int, str]:
+        """Why nothing is taken."""
         if self.failed is not None:
             return NackCode.NOT_STORED, 0, "the log has failed and waits for a restart"
-        if self._worker is None or self._stopped is not None:
-            return NackCode.UNAVAILABLE, 0, "the log is closed"
-        return None
+        return NackCode.UNAVAILABLE, 0, "the log is closed"
 
-    def _wait(self, entry: Appending | Asking, answer: Callable[[Any], None]) -> None:
-        self._waiting.append(entry)
-        self._answers.append(answer)
-        if not self._busy and not self._scheduled and not self._gathering:
-            # At the end of this turn of the reactor, with what else arrives in it.
+    def _schedule(self) -> None:
+        """Begin a commit at the end of this turn of the reactor, with what else arrives in it."""
+        if not self._busy and not self._scheduled:
             self._scheduled = True
             self._reactor.callLater(0, self._start)
 
@@ -172,6 +178,7 @@ class FileStore(Service):
             in_place = self._in_place
             taken = self._commit_length()
             entries, self._waiting = self._waiting[:taken], self._waiting[taken:]
+            self._waiting_bytes = sum(len(entry.lines) for entry in self._waiting)
             self._writing = entries
             self._writing_answers = self._answers[:taken]
             self._answers = self._answers[taken:]
@@ -187,17 +194,19 @@ class FileStore(Service):
         """Whether the next commit is so small, and the disk so quick, that it needs no thread."""
         if self._ticking or not self._writer.quickness.lately:
             return False
-        most = self._limits.in_place_bytes
-        return most > 0 and sum(len(entry.lines) for entry in self._waiting) <= most
+        return self._waiting_bytes <= self._limits.in_place_bytes > 0
 
     def _commit_length(self) -> int:
         """How many of the waiting entries the next commit takes."""
+        count = len(self._waiting)
+        if self._waiting_bytes + _ENTRY_COST * count < self._limits.max_commit_bytes:
+            return count
         size = 0
         for taken, entry in enumerate(self._waiting, 1):
             size += len(entry.lines) + _ENTRY_COST
             if size >= self._limits.max_commit_bytes:
                 return taken
-        return len(self._waiting)
+        return count
 
     def _hand_over(self, work: Work, done: Done) -> None:
         assert self._worker is not None
@@ -243,6 +252,8 @@ class FileStore(Service):
         answers = self._writing_answers + self._answers
         self._writing, self._waiting = [], []
         self._writing_answers, self._answers = [], []
+        self._waiting_bytes = 0
+        self._takes = False
         if self.failed is None:
             error = failure.value
             if not isinstance(error, StoreFailed):
@@ -251,7 +262,6 @@ class FileStore(Service):
             self.failed = error
             self._log.critical("{reason}; the log takes nothing more", reason=str(error))
         refusal = self._refusal()
-        assert refusal is not None
         self._answer(
             (answer, None if isinstance(entry, Asking) else Verdict.refused(entry.batch, *refusal))
             for entry, answer in zip(entries, answers, strict=True)
@@ -369,6 +379,7 @@ class FileStore(Service):
         super().startService()
         self._stopped = None
         self._worker = self._make_worker(self._reactor)
+        self._takes = True
         self._ticks.start(min(_TICK_SECONDS, self._sync / 4 or _TICK_SECONDS), now=False)
         self._say(recovered)
 
@@ -390,6 +401,7 @@ class FileStore(Service):
         @return: fires when that is done, even if the disk failed on the way.
         """
         super().stopService()
+        self._takes = False
         if self._ticks.running:
             self._ticks.stop()
         if self._worker is None:
