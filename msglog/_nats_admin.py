@@ -52,14 +52,16 @@ class StreamState:
     replicas: dict[str, bool]
 
 
-async def _request(access: NatsAccess, subject: str, payload: bytes) -> Reply:
+async def _request(
+    access: NatsAccess, subject: str, payload: bytes, complaints: list[str]
+) -> Reply:
     """
     Ask over a connection of its own.
 
+    @param complaints: takes what the servers did not like, as it comes.
     @raise StartError: a file that the connection needs cannot be read.
     """
     client = NatsClient(access)
-    complaints: list[str] = []
 
     async def complained(error: Exception) -> None:
         complaints.append(str(error).removeprefix("nats: ") or type(error).__name__)
@@ -88,7 +90,7 @@ async def _request(access: NatsAccess, subject: str, payload: bytes) -> Reply:
 
 
 async def _ask(access: NatsAccess, subject: str, payload: bytes) -> dict[str, Any]:
-    reply = await _request(access, subject, payload)
+    reply = await _request(access, subject, payload, [])
     if reply.trouble == _NO_JETSTREAM:
         raise StreamError(
             f"{access} has no JetStream, or not for this user: add 'jetstream {{}}' to the "
@@ -110,11 +112,15 @@ def ask_once(access: NatsAccess, subject: str, payload: bytes, seconds: float) -
     @raise StartError: a file that the connection needs cannot be read.
     """
 
+    complaints: list[str] = []
+
     async def ask() -> Reply:
         try:
-            return await asyncio.wait_for(_request(access, subject, payload), seconds)
+            asking = _request(access, subject, payload, complaints)
+            return await asyncio.wait_for(asking, seconds)
         except TimeoutError:
-            return Reply(None, f"no answer within {seconds:g} s")
+            # One that was let in nowhere in that time was still told so.
+            return Reply(None, complaints[-1] if complaints else f"no answer within {seconds:g} s")
 
     with ThreadPoolExecutor(1, "msglog asks NATS") as threads:
         return threads.submit(asyncio.run, ask()).result()
