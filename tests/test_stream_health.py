@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import Limits
 from msglog._nats_access import parse_nats
+from msglog._shards import StreamShard
 from msglog._stream_counts import StreamCounts
 from msglog._stream_health import StreamHealth
 from msglog.testing import MemoryStream
@@ -21,10 +22,11 @@ class CutOffTest(SynchronousTestCase):
         self.health = StreamHealth(
             self.clock.seconds,
             parse_nats("nats://n1"),
-            "MSGLOG",
+            StreamShard("MSGLOG"),
             self.stream,
             Limits(),
             StreamCounts(),
+            self.stream.leave,
             lambda: None,
             self.lost.append,
         )
