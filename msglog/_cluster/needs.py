@@ -26,7 +26,7 @@ _OLDEST = (2, 12)  # what front-ends do not warn of
 _HINT = "pip install 'msglog[cluster]'"
 
 # Its presence says that a folder is a cluster's, its lock that the cluster runs.
-_MARK = "msglog-cluster"
+_MARK = "cluster.lock"
 
 
 class ClusterError(MsglogError):

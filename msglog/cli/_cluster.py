@@ -227,9 +227,9 @@ async def _until_ended(layout: Layout, programs: Programs, introduction: str) ->
                     await cluster.look()
                     view.show(cluster.rows())
                     await asyncio.wait([ended], timeout=_LOOK_SECONDS)
+            view.say("ending")
             return ended.result()
         finally:
-            view.say("ending")
             await cluster.end()
             view.show(cluster.rows())
 
