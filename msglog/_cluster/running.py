@@ -131,6 +131,7 @@ class Cluster:
             if time.monotonic() > deadline:
                 bad = ", ".join(f"{row.name}: {row.state}" for row in self.rows() if not row.good)
                 raise ClusterError(f"not all works after {_START_SECONDS:g} s ({bad})")
+            await asyncio.sleep(_LOOK_SECONDS)
             await self.look()
 
     async def _make_stream(self, deadline: float) -> None:
