@@ -210,9 +210,9 @@ class NatsLink:
         connection = NatsConnection(
             self._reactor, self._access, server, self._tls_names[server], self._inbox, self
         )
-        self._connecting = self._endpoint(host, port).connect(
-            Factory.forProtocol(lambda: connection)
-        )
+        factory = Factory.forProtocol(lambda: connection)
+        factory.noisy = False
+        self._connecting = self._endpoint(host, port).connect(factory)
         self._connecting.addCallbacks(self._connected, self._failed, errbackArgs=(server,))
 
     def _connected(self, connection: NatsConnection) -> None:

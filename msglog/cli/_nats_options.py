@@ -37,7 +37,10 @@ def nats_options(function: _Function) -> _Function:
         click.option("--tls-ca", type=_FILE, help="PEM file: who issued their certificates."),
         click.option("--credentials", type=_FILE, help="A credentials file (.creds)."),
         click.option(
-            "--stream", default=DEFAULT_STREAM, show_default=True, help="A stream's name."
+            "--stream",
+            default=DEFAULT_STREAM,
+            show_default=True,
+            help="A stream's name; to read one of a log's shards: MSGLOG-1of4.",
         ),
     ):
         function = decorate(function)

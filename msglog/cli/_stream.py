@@ -34,6 +34,9 @@ def command() -> None:
     see_to_nats()
 
 
+# An account has one log.
+_ANOTHER_LOG = ": there is a log already, by another name or with another number of shards"
+
 _shards = click.option(
     "--shards",
     type=click.IntRange(1, MAX_SHARDS),
@@ -77,7 +80,7 @@ def create(
         try:
             create_stream(access, stream_config(shard.name, replicas, max_bytes or -1))
         except (StreamError, StartError) as e:
-            fail(str(e))
+            fail(f"{e}{_ANOTHER_LOG if 'overlap' in str(e) else ''}")
         click.echo(f"{shard.name} is there: {replicas} replicas, nothing is ever removed")
     click.echo("whether the servers sync before they acknowledge: msglog stream check --monitor")
 

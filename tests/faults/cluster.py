@@ -36,6 +36,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from stream_files import Found, differing, examine, read_lines, read_stored
 
+from msglog._shards import shards_of
+
 from .cluster_faults import KINDS, Faults, Kind, Site
 from .load import Load
 from .networks import Loopback, Namespaces, enter
@@ -66,14 +68,17 @@ class Run:
         self.console = console
         self.network = Namespaces() if arguments.cut else Loopback()
         kind = Unconditional if arguments.without_condition else FrontEnd
-        self.site = Site(folder, self.network, arguments.fronts, kind)
+        self.site = Site(folder, self.network, arguments.fronts, kind, arguments.shards)
         self.rng = random.Random(arguments.seed)
         addresses = [(front.address, front.port) for front in self.site.fronts]
         self.load = Load(addresses, arguments.hoppers, arguments.own, arguments.seed)
         self.waits: dict[Kind, list[float]] = {}
         self.wrong: list[str] = []
         self.began = time.monotonic()
-        self.export = folder / "export.jsonl"
+        self.exports = {
+            shard.name: folder / f"{shard.name}.jsonl"
+            for shard in shards_of("MSGLOG", arguments.shards)
+        }
 
     # --- faults ----------------------------------------------------------------------------
 
@@ -157,11 +162,13 @@ class Run:
                 front.stop()
             except AssertionError as e:
                 self.wrong.append(f"a front-end did not end as it should: {e}")
-        self._export()
+        for stream, path in self.exports.items():
+            self._export(stream, path)
         self.site.cluster.stop()
 
-    def _export(self) -> None:
-        for words in (("export", self.site.cluster.url, self.export), ("verify", self.export)):
+    def _export(self, stream: str, path: Path) -> None:
+        url = self.site.cluster.url
+        for words in (("export", url, path, "--stream", stream), ("verify", path)):
             done = subprocess.run(
                 [str(BIN / "msglog"), *map(str, words)],
                 capture_output=True,
@@ -173,10 +180,12 @@ class Run:
 
     def examine(self) -> Found:
         """What is on the disks."""
-        folders = [node.store for node in self.site.cluster.nodes]
-        self.wrong += differing(folders)
+        replicas = [node.stores for node in self.site.cluster.nodes]
+        for folders in zip(*replicas, strict=True):
+            self.wrong += differing(list(folders))
+        first, *more = replicas[0]
         records = {record.id: record for record in self.load.records()}
-        found = examine(folders[0], body_of, records)
+        found = examine(first, body_of, records, *more)
         for one, many in (("repeats", "repeated"), ("gaps", "missing"), ("others", "not ours")):
             if getattr(found, one):
                 self.wrong.append(f"{getattr(found, one)} {many}")
@@ -188,17 +197,18 @@ class Run:
         if self.lost(found):
             self.wrong.append(f"{self.lost(found)} acknowledged messages are lost")
         if not self.arguments.without_condition:
-            self._compare_export(folders[0])
+            for folder in replicas[0]:
+                self._compare_export(folder, self.exports[folder.parent.name])
         return found
 
     def lost(self, found: Found) -> int:
         """How many acknowledged messages are not there."""
         return sum(max(record.acked - found.stored[record.id], 0) for record in self.load.records())
 
-    def _compare_export(self, folder: Path) -> None:
+    def _compare_export(self, folder: Path, export: Path) -> None:
         """The export has the lines of the replica, in their order; only times may differ."""
         behind_time = len('{"time":"2026-11-25T00:00:00.000000Z"')
-        with self.export.open("rb") as lines:
+        with export.open("rb") as lines:
             for *_, line in read_lines(read_stored(folder)):
                 if next(lines, b"")[behind_time:-1] != line[behind_time:]:
                     self.wrong.append(f"the export differs at {line!r}")
@@ -289,6 +299,7 @@ def parse() -> argparse.Namespace:
         metavar=("FROM", "TO"),
         help="how long servers are stopped and networks are cut",
     )
+    parser.add_argument("--shards", type=int, default=1, help="streams that share the clients")
     parser.add_argument("--fronts", type=int, default=3, help="servers of msglog")
     parser.add_argument("--hoppers", type=int, default=20, help="clients that cut and resend")
     parser.add_argument("--own", type=int, default=12, help="msglog's own clients")

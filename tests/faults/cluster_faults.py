@@ -18,20 +18,27 @@ from .networks import Loopback, Namespaces, Place
 
 class Site:
     """
-    Three nats-servers, and front-ends over their stream.
+    Three nats-servers, and front-ends over their stream, or over several.
 
     @param kind: of the front-ends.
+    @param shards: over how many streams the clients are spread.
     """
 
     def __init__(
-        self, folder: Path, network: Loopback | Namespaces, fronts: int, kind: type[FrontEnd]
+        self,
+        folder: Path,
+        network: Loopback | Namespaces,
+        fronts: int,
+        kind: type[FrontEnd],
+        shards: int = 1,
     ) -> None:
         self.network = network
         places = [network.place() for _ in range(3)]
-        self.cluster = Cluster(
+        nodes = (
             Node(folder, f"n{number}", address=place.address, inside=place.inside)
             for number, place in enumerate(places, 1)
         )
+        self.cluster = Cluster(nodes, shards)
         self.fronts: list[FrontEnd] = []
         for number in range(fronts):
             place = network.place()
@@ -40,6 +47,7 @@ class Site:
                     folder / f"front{number}",
                     self.cluster.url,
                     "--allow-plain",  # nobody else is in this network
+                    *("--store-shards", str(shards)),
                     address=place.address,
                     inside=place.inside,
                 )
@@ -47,7 +55,7 @@ class Site:
 
     def start(self) -> None:
         self.cluster.start()
-        self.cluster.create_stream()
+        self.cluster.create_stream("--shards", str(self.cluster.streams))
         for front in self.fronts:
             front.start()
 

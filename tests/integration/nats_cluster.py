@@ -79,24 +79,32 @@ class Node:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return json.load(answer)
 
-    def stream(self) -> dict | None:
-        """The state of the only stream, if this is who leads it by its own word."""
+    def led(self) -> list[dict]:
+        """The states of the streams that it leads, by its own word."""
         if self.process is None:
-            return None
+            return []
         try:
             jsz = self.ask("/jsz?streams=true")
         except OSError:
-            return None
-        for account in jsz.get("account_details", ()):
-            for stream in account.get("stream_detail", ()):
-                if stream["cluster"].get("leader") == self.name:
-                    return stream
-        return None
+            return []
+        return [
+            stream
+            for account in jsz.get("account_details", ())
+            for stream in account.get("stream_detail", ())
+            if stream["cluster"].get("leader") == self.name
+        ]
 
     @property
     def store(self) -> Path:
-        """Where the files of the stream's messages are."""
-        return self.folder / "jetstream" / "$G" / "streams" / "MSGLOG" / "msgs"
+        """Where the files of the only stream's messages are."""
+        (store,) = self.stores
+        return store
+
+    @property
+    def stores(self) -> list[Path]:
+        """Where the files of each stream's messages are."""
+        streams = self.folder / "jetstream" / "$G" / "streams"
+        return [stream / "msgs" for stream in sorted(streams.iterdir())]
 
     def send(self, number: int) -> None:
         assert self.process is not None
@@ -116,10 +124,15 @@ class Node:
 
 
 class Cluster:
-    """So many servers that know each other."""
+    """
+    So many servers that know each other.
 
-    def __init__(self, nodes: Iterable[Node]) -> None:
+    @param streams: how many streams they will have.
+    """
+
+    def __init__(self, nodes: Iterable[Node], streams: int = 1) -> None:
         self.nodes = list(nodes)
+        self.streams = streams
         for node in self.nodes:
             node.write_config(self.nodes)
 
@@ -160,19 +173,21 @@ class Cluster:
 
     @property
     def leader(self) -> Node | None:
-        """Who leads the stream, by its own word; of several the one that has stored most."""
-        leaders = [(s["state"]["last_seq"], node) for node in self.nodes if (s := node.stream())]
+        """Who leads a stream, by its own word; of several the one that has stored most."""
+        leaders = [
+            (stream["state"]["last_seq"], node) for node in self.nodes for stream in node.led()
+        ]
         return max(leaders, key=lambda one: one[0])[1] if leaders else None
 
     def is_current(self) -> bool:
         """Whether all replicas are up to date, as their leader says."""
-        leader = self.leader
-        stream = leader.stream() if leader is not None else None
-        if stream is None:
-            return False
-        replicas = stream["cluster"].get("replicas", ())
+        led = [stream for node in self.nodes for stream in node.led()]
         others = len(self.nodes) - 1
-        return len(replicas) == others and all(one.get("current") for one in replicas)
+        return len({stream["name"] for stream in led}) == self.streams and all(
+            len(replicas) == others and all(one.get("current") for one in replicas)
+            for stream in led
+            for replicas in [stream["cluster"].get("replicas", ())]
+        )
 
     def stop(self) -> None:
         for node in self.nodes:

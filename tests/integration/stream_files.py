@@ -18,7 +18,7 @@ import base64
 import json
 import struct
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import wire
@@ -82,7 +82,9 @@ def read_lines(messages: Iterator[Stored]) -> Iterator[tuple[bytes, int, bytes, 
             content = "message" if "message" in record else "base64"
             assert list(record) == ["time", "client", "seq", "crc", content], line
             assert record["seq"] == sequence, message
-            assert message.subject == "msglog." + record["client"], message
+            prefix, *shard, client_text = message.subject.split(".")
+            assert (prefix, client_text) == ("msglog", record["client"]), message
+            assert len(shard) <= 1, message
             client = bytes.fromhex(record["client"].replace("-", ""))
             body = (
                 record["message"].encode()
@@ -115,17 +117,18 @@ def differing(folders: list[Path]) -> Iterator[str]:
             return
 
 
-def examine(folder: Path, body_of, clients) -> Found:
+def examine(folder: Path, body_of, clients, *more: Path) -> Found:
     """
     Read a replica: each client's messages must be 1, 2, 3 … once, and what was sent.
 
+    @param more: the other folders, if there are several streams.
     @param body_of: what a client has sent as which sequence.
     @param clients: the ids of all clients.
     """
     found = Found(stored=dict.fromkeys(clients, 0))
 
     def counted() -> Iterator[Stored]:
-        for message in read_stored(folder):
+        for message in chain.from_iterable(map(read_stored, (folder, *more))):
             found.batches += 1
             yield message
 
