@@ -84,6 +84,8 @@ def delete_old(disk: IDisk, log: Path, keep: int, last: Callable[[bytes], int]) 
         # Who knows a file's last record knows those before it.
         if record is not None and last(record.client) >= record.sequence:
             disk.remove(path)
+            # Or a power cut could bring it back, and not the one that is deleted next.
+            disk.sync_folder(log.parent)
             deleted.append(path)
     return deleted
 
