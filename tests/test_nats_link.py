@@ -191,7 +191,7 @@ class LinkTest(LinkCase):
         """Servers that are away are tried in turn for ever, not too often, and said once each."""
         self.away = {("a", 4222), ("b", 4222)}
         link = self.make("nats://a,b")
-        self.clock.pump([0.1] * 100)
+        self.clock.pump([0.01] * 1000)
         self.assertIn("refused", link.trouble)
         self.assertEqual(
             abs(self.tried.count(("a", 4222)) - self.tried.count(("b", 4222))) <= 1, True
