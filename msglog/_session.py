@@ -32,9 +32,9 @@ from      what                       to
 ========  =========================  ==========================================================
 OFFLINE   connected                  ASKING
 ASKING    TERMS                      SENDING; FAILED if they contradict what we know
-SENDING   a NACK                     DRAINING
+SENDING   a NACK                     DRAINING (CORRUPT, TOO_LONG, NOT_STORED), LEAVING
+                                     (UNAVAILABLE), FAILED (others)
 DRAINING  the last answer behind it  by the NACK: SENDING (CORRUPT, TOO_LONG), PAUSED
-                                     (NOT_STORED), LEAVING (UNAVAILABLE), FAILED (others)
 PAUSED    retry                      SENDING
 any       no answer of the protocol  LEAVING
 any       disconnected               OFFLINE; FAILED stays
@@ -407,9 +407,9 @@ class Session:
         """Do what the NACK asks for, when no more answers are to come."""
         nack = self._nack
         assert nack is not None
-        # After these the server closes the connection; what it still says matters to nobody.
-        last = nack.code in (NackCode.MALFORMED, NackCode.UNAVAILABLE)
-        if self._stale and not last:
+        # Where nothing is sent on this connection any more, what it still says matters to nobody;
+        # and a CONFLICT must not be forgotten if the connection is lost before all of that came.
+        if self._stale and _AFTER_NACK[nack.code] in (State.SENDING, State.PAUSED):
             return
         self._nack = None
         self._heads = []

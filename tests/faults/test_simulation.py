@@ -1,0 +1,123 @@
+"""
+The simulator: that it is deterministic, that msglog keeps its promises in it, and that it finds
+defects and makes small what finds them.
+
+Many more seeds: C{python -m tests.faults.simulate --seeds 100000}.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.faults.defects import DEFECTS
+from tests.faults.recipe import Event, Recipe, Settings, make_recipe
+from tests.faults.reduce import reduce_recipe
+from tests.faults.simulation import Outcome, simulate
+
+# A planted defect is found within so many seeds.
+_SEEDS = 150
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class Case(SynchronousTestCase):
+    def run_recipe(self, recipe: Recipe) -> Outcome:
+        outcome = simulate(recipe)
+        # What msglog says there is not this test's; a defect among it is the outcome's violation.
+        self.flushLoggedErrors()
+        return outcome
+
+    def run_seed(self, seed: int) -> Outcome:
+        return self.run_recipe(make_recipe(seed))
+
+
+class Promises(Case):
+    def test_are_kept(self) -> None:
+        """Some seeds, of which much happens in each."""
+        happened = {"ACK": 0, "NACK": 0, "TERMS": 0, "faults": 0}
+        for seed in range(40):
+            outcome = self.run_seed(seed)
+            self.assertEqual(outcome.violation, "", f"seed {seed}")
+            for what in happened:
+                happened[what] += outcome.counts[what]
+        self.assertGreater(min(happened.values()), 40, happened)
+
+
+class Determinism(Case):
+    def test_a_seed_is_a_course_of_events(self) -> None:
+        """The same seed gives the same trace, and another one another."""
+        first = [self.run_seed(seed).trace for seed in range(8)]
+        again = [self.run_seed(seed).trace for seed in reversed(range(8))]
+        self.assertEqual(first, again[::-1])
+        self.assertEqual(len(set(first)), 8)
+
+    def test_in_any_process(self) -> None:
+        """Neither the order of sets nor the time nor where objects are changes anything."""
+        code = (
+            "from tests.faults.recipe import make_recipe\n"
+            "from tests.faults.simulation import simulate\n"
+            "print(*[simulate(make_recipe(seed)).trace for seed in range(5)])"
+        )
+        traces = {
+            subprocess.run(
+                [sys.executable, "-c", code],
+                cwd=_ROOT,
+                env={"PYTHONHASHSEED": seed},
+                check=True,
+                capture_output=True,
+                timeout=120,
+            ).stdout
+            for seed in ("1", "2")
+        }
+        self.assertEqual(len(traces), 1)
+        here = " ".join(self.run_seed(seed).trace for seed in range(5))
+        self.assertEqual(traces, {f"{here}\n".encode()})
+
+    def test_a_recipe_is_text(self) -> None:
+        """A recipe that was written down does the same."""
+        recipe = make_recipe(11)
+        again = Recipe.from_json(recipe.to_json())
+        self.assertEqual(self.run_recipe(again).trace, self.run_recipe(recipe).trace)
+
+
+class Finds(Case):
+    """Each planted defect is found; without it, the same seed breaks nothing."""
+
+    def finds(self, name: str) -> None:
+        for seed in range(_SEEDS):
+            with DEFECTS[name]():
+                outcome = self.run_seed(seed)
+            if outcome.violation:
+                self.assertEqual(self.run_seed(seed).violation, "")
+                return
+        self.fail(f"{name} is not found in {_SEEDS} seeds")
+
+
+for _name in DEFECTS:
+    setattr(Finds, f"test_{_name}", lambda self, name=_name: self.finds(name))
+
+
+class Reducing(Case):
+    def test_makes_small(self) -> None:
+        """Of many events those are left that break the promise, and it is the same promise."""
+        recipe = make_recipe(1)
+        with DEFECTS["conflict_is_missed"]():
+            found = self.run_recipe(recipe)
+            smallest = reduce_recipe(recipe, lambda text: None, most=60)
+            again = self.run_recipe(Recipe.from_json(smallest.recipe.to_json()))
+        self.flushLoggedErrors()
+        self.assertIn("logged with other bytes", found.violation)
+        self.assertIn("logged with other bytes", smallest.violation)
+        self.assertEqual(again.violation, smallest.violation)
+        self.assertLess(len(smallest.recipe.events), 6)
+        self.assertGreater(len(recipe.events), 10)
+
+    def test_nothing_to_reduce(self) -> None:
+        """A recipe that breaks nothing is given back."""
+        recipe = Recipe(0, Settings(), [Event(0.1, "send", {"client": 0, "count": 2})])
+        outcome = reduce_recipe(recipe, lambda text: None)
+        self.assertEqual((outcome.recipe, outcome.violation), (recipe, ""))
