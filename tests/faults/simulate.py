@@ -22,9 +22,9 @@ from pathlib import Path
 import click
 from twisted.logger import globalLogBeginner
 
-from .recipe import Recipe, make_recipe
-from .reduce import reduce_recipe
-from .simulation import Outcome, simulate
+from .simulation.course import Outcome, simulate
+from .simulation.recipe import Recipe, make_recipe
+from .simulation.reduce import reduce_recipe
 
 # Seeds that a process takes at a time: about a second's work.
 _BUNCH = 20

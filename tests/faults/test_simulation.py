@@ -13,10 +13,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.faults.defects import DEFECTS
-from tests.faults.recipe import Event, Recipe, Settings, make_recipe
-from tests.faults.reduce import reduce_recipe
-from tests.faults.simulation import Outcome, simulate
+from tests.faults.simulation.course import Outcome, simulate
+from tests.faults.simulation.defects import DEFECTS
+from tests.faults.simulation.recipe import Event, Recipe, Settings, make_recipe
+from tests.faults.simulation.reduce import reduce_recipe
 
 # A planted defect is found within so many seeds.
 _SEEDS = 150
@@ -58,8 +58,8 @@ class Determinism(Case):
     def test_in_any_process(self) -> None:
         """Neither the order of sets nor the time nor where objects are changes anything."""
         code = (
-            "from tests.faults.recipe import make_recipe\n"
-            "from tests.faults.simulation import simulate\n"
+            "from tests.faults.simulation.recipe import make_recipe\n"
+            "from tests.faults.simulation.course import simulate\n"
             "print(*[simulate(make_recipe(seed)).trace for seed in range(5)])"
         )
         traces = {

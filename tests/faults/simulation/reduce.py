@@ -8,8 +8,8 @@ from typing import Any
 
 from attrs import evolve, fields
 
+from .course import Outcome, simulate
 from .recipe import Event, Recipe, Settings
-from .simulation import Outcome, simulate
 
 __all__ = ["reduce_recipe"]
 
