@@ -151,7 +151,11 @@ class Server:
 
     def start_later(self, seconds: float) -> None:
         """Have the supervisor start it again."""
-        self._world.after(seconds, self.start)
+        self._world.after(seconds, self._start_in_turn, self._lives)
+
+    def _start_in_turn(self, lives: int) -> None:
+        if self._lives == lives:
+            self.start()
 
     # --- ends ------------------------------------------------------------------------------
 
@@ -343,7 +347,11 @@ class Client:
 
     def start_later(self, seconds: float) -> None:
         """Have it started again."""
-        self._world.after(seconds, self.start)
+        self._world.after(seconds, self._start_in_turn, self._lives)
+
+    def _start_in_turn(self, lives: int) -> None:
+        if self._lives == lives:
+            self.start()
 
     def kill(self) -> None:
         """End this life at once."""
