@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class Server:
         self._rng = world.rng("server")
         self.slow = 0.0  # what the writer's work takes longer, at most
         self.reactor: SimReactor | None = None
+        self.counts: Counter[str] = Counter()
         self._lives = 0
         self.limits = Limits(
             max_message_bytes=settings.max_body,
@@ -90,13 +92,18 @@ class Server:
         try:
             self.service.startService()
         except Killed:
-            pass
+            return
         except StartError as e:
             self._world.note(f"server {self._lives} does not start")
             if self.disk.faults == faults:
                 self._world.violate(f"the server does not start: {e}")
             self._exit()
             self.start_later(_SUPERVISOR_SECONDS)
+        else:
+            assert self.store.recovered is not None
+            self.counts["starts"] += 1
+            self.counts["torn ends"] += self.store.recovered.torn > 0
+            self.counts["records read at starts"] += self.store.recovered.records
 
     def _make(self, reactor: SimReactor) -> None:
         settings = self._settings
@@ -132,6 +139,7 @@ class Server:
         seconds = self._work_seconds()
         self.machine.spent += seconds
         if self.reactor is not None and not self._in_thread:
+            self.counts["syncs in place"] += 1
             self.reactor.paused_until = self._world.now + seconds
 
     def _work_seconds(self) -> float:
@@ -166,6 +174,7 @@ class Server:
             if power:
                 self._lose_power()
             return
+        self.counts["power cuts" if power else "kills"] += 1
         self._world.note(f"{reactor.name} dies{' with its machine' if power else ''}")
         self.disk.freeze()
         if power:
@@ -204,6 +213,7 @@ class Server:
         if self.reactor is None or not self.reactor.alive:
             return  # what a dead process would have said
         self._world.note("the log has failed")
+        self.counts["fail-stops"] += 1
         if not self.disk.grave_faults:
             self._world.violate(f"fail-stop without need: {error}")
         self.reactor.callLater(0, self.stop, lambda: self.start_later(_SUPERVISOR_SECONDS))

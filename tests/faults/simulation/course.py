@@ -169,7 +169,14 @@ class Simulation:
 
     def counts(self) -> dict[str, int]:
         """How much happened."""
-        return {**self.model.answers, "events": self._world.events, "faults": self.disk.faults}
+        return {
+            **self.model.answers,
+            **self.server.counts,
+            "events": self._world.events,
+            "failed calls": self.disk.faults,
+            "files": self.disk.files,
+            "clients read from the ledger": self.disk.rows_read,
+        }
 
     # --- the course of it ------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ class SimDisk:
     @ivar die_in: after how many more calls that change something the process ends; L{None}: it
         does not.
     @ivar faults: how often a call has failed.
+    @ivar rows_read: how many clients the ledger had to be asked for.
     @ivar grave_faults: how often one failed after which nothing is certain.
     """
 
@@ -96,6 +97,7 @@ class SimDisk:
         self.die_in: int | None = None
         self.faults = 0
         self.grave_faults = 0
+        self.rows_read = 0
 
     # --- faults ----------------------------------------------------------------------------
 
@@ -345,6 +347,11 @@ class SimDisk:
         ]
 
     @property
+    def files(self) -> int:
+        """How many files there ever were."""
+        return self._numbers
+
+    @property
     def open_files(self) -> int:
         """How many files the process has open."""
         return len(self._open)
@@ -360,6 +367,11 @@ class _Checkpoint(Checkpoint):
     def __init__(self, path: Path, window: int, disk: SimDisk) -> None:
         self._disk = disk
         super().__init__(path, window)
+
+    def load(self, client: bytes) -> Any:
+        state = super().load(client)
+        self._disk.rows_read += state is not None
+        return state
 
     def write(
         self, dirty: Any, coverage: Any, written: Any, *, durable: bool

@@ -17,7 +17,7 @@ import base64
 import json
 import struct
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +28,17 @@ __all__ = ["CONFLICT", "Connection", "Model", "message", "read_log"]
 
 MALFORMED, CORRUPT, TOO_LONG, OUT_OF_ORDER, NOT_STORED, UNAVAILABLE, FORBIDDEN, CONFLICT = range(
     1, 9
+)
+_NAMES = (
+    "",
+    "MALFORMED",
+    "CORRUPT",
+    "TOO_LONG",
+    "OUT_OF_ORDER",
+    "NOT_STORED",
+    "UNAVAILABLE",
+    "FORBIDDEN",
+    "CONFLICT",
 )
 _MESSAGE, _ENQUIRY, _ACK, _NACK, _TERMS = 0x01, 0x05, 0x06, 0x15, 0x16
 _HEADER = struct.Struct(">IIB16sQ")
@@ -263,7 +274,7 @@ class Connection:
 
     def _nack(self, owed: _Owed, what: str, code: int, expected: int) -> None:
         model = self._model
-        model.answers["NACK"] += 1
+        model.answers[_NAMES[code]] += 1
         if owed.code and not (owed.code == FORBIDDEN and code in (UNAVAILABLE,)):
             if code != owed.code or expected:
                 model.violate(f"{what}: NACK {code} ({expected}) where {owed.code} (0) is right")
@@ -337,6 +348,7 @@ class Model:
     @param failed: whether the server has said that it must end because of its disk.
     @ivar stopping: whether the server is being stopped.
     @ivar idle: whether the server's clock was set forward so far that it may take peers for idle.
+    @ivar answers: how many of each kind the server gave.
     @ivar offered: checksums of the messages that reached the server, by client and sequence.
     """
 
@@ -361,7 +373,7 @@ class Model:
         self.idle = False
         self.offered: dict[tuple[bytes, int], set[int]] = {}
         self.connections: dict[Connection, None] = {}
-        self.answers = {"ACK": 0, "NACK": 0, "TERMS": 0}
+        self.answers: Counter[str] = Counter()
         self._durable: dict[bytes, list[int]] = {}  # checksums, from sequence 1
         self._acked: dict[bytes, dict[int, int]] = {}
         self._files: dict[int, _File] = {}

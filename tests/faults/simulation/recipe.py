@@ -156,7 +156,7 @@ def make_events(rng: Random, settings: Settings) -> list[Event]:
 _FAULTS = (
     "kill",
     "power",
-    "die",
+    *("die",) * 4,  # what is torn is torn in a commit
     "stop",
     "full",
     "sync_error",
