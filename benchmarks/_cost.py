@@ -87,9 +87,13 @@ def counted(totals: Mapping[str, int]) -> Cost:
 
 
 def compare(cost: Cost, record: Cost) -> dict[str, float]:
-    """By shape, how many times as much a message costs as is on record for it."""
+    """By shape that is on record, how many times as much a message costs as there."""
     scale = cost.reference / record.reference
-    return {name: cost.messages[name] / (record.messages[name] * scale) for name in SHAPES}
+    return {
+        name: cost.messages[name] / (instructions * scale)
+        for name, instructions in record.messages.items()
+        if name in SHAPES
+    }
 
 
 @click.command("cost", help=_HELP, short_help="Count the instructions that a message costs.")
@@ -107,7 +111,7 @@ def command(update: bool, as_json: bool) -> int:
         click.echo(json.dumps({"python": python, **asdict(cost), "of_record": ratios}))
     else:
         for name, instructions in cost.messages.items():
-            beside = f"  {ratios[name]:7.3f} of what is on record" if ratios else ""
+            beside = f"  {ratios[name]:7.3f} of what is on record" if name in ratios else ""
             click.echo(f"{name:<22}{instructions:>12,.0f} instructions a message{beside}")
     if update:
         records[python] = cost
