@@ -33,7 +33,6 @@ _BUNCH = 20
 def _begin() -> None:
     """In each process: what the simulated say goes to the trace alone."""
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
-    os.nice(5)
 
 
 def _run(seeds: range) -> tuple[Counter[str], list[tuple[int, str]]]:

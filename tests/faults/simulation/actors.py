@@ -513,7 +513,7 @@ class Client:
     @property
     def settled(self) -> bool:
         """Whether nothing more is to come."""
-        if self.reactor is None or self.service is None:
+        if self.reactor is None or self.service is None or self.stopping:
             return False
         outbox = self.service._outbox
         if outbox is None or any(sent.outcome == "pending" for sent in self.sent):
