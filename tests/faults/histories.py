@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from msglog import Limits, NackCode
+from msglog import Limits, NackCode, StoreFailed
 from msglog._batch import STORED, Batch
 from msglog._records import format_lines
 from msglog._rotation_rule import RotationRule
@@ -411,6 +411,29 @@ def lazy_sync(rng: random.Random) -> tuple[Run, Callable[[Run], None]]:
     return Run(rng, settings, 3, _mixed(rng)), drive
 
 
+def failing_sync(rng: random.Random) -> tuple[Run, Callable[[Run], None]]:
+    """A sync fails, the server ends and is started again, and the next syncs say all is well."""
+
+    def drive(run: Run) -> None:
+        run.start()
+        for _ in range(rng.randrange(3)):
+            run.commit(rng.randrange(1, 4), rng.randrange(1, 4))
+        run.disk.failing = True
+        try:
+            run.commit(rng.randrange(1, 5), rng.randrange(1, 5))
+        except StoreFailed:
+            pass
+        else:
+            raise Violation("a sync failed, and the server goes on")
+        run.disk.failing = False
+        run.disk.kill()
+        run.start()
+        run.resend()
+        run.commit(rng.randrange(1, 4))
+
+    return Run(rng, Settings(), 2, _mixed(rng)), drive
+
+
 HISTORIES = {
     kind.__name__: kind
     for kind in (
@@ -424,6 +447,7 @@ HISTORIES = {
         rotation_by_rename,
         full_disk,
         lazy_sync,
+        failing_sync,
     )
 }
 
@@ -448,7 +472,7 @@ def history(kind: str, seed: int, kill: int | None = None, half: bool = False) -
     else:
         raise AssertionError(f"the history has no operation {kill}")
     run.disk.kill()
-    run.disk.room = None
+    run.disk.die_at, run.disk.room, run.disk.failing = -1, None, False
     run.first = len(run.disk.notes)
     if kind == "rotation_by_rename" and LOG.name in run.disk.folder and run.rng.random() < 0.5:
         run.move_away("log.dead")

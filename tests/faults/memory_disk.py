@@ -87,6 +87,7 @@ class MemoryDisk:
     @ivar folder: its names, without that of the ledger's database.
     @ivar base: the folder when the notes began, and C{ledger_base} the database then.
     @ivar room: how many bytes can be written before there is no room; L{None}: no end.
+    @ivar failing: whether syncs fail.
     @ivar die_at: the process is killed when it begins the operation of this number.
     @ivar die_half: whether that operation, if it is a write, is done for its first half.
     """
@@ -98,6 +99,7 @@ class MemoryDisk:
         self.ledger_base = state.ledger
         self.notes: list[tuple[Any, ...]] = []
         self.room: int | None = None
+        self.failing = False
         self.die_at = -1
         self.die_half = False
         self._open: list[Inode | None] = []
@@ -107,7 +109,6 @@ class MemoryDisk:
         """The process is gone; what it wrote is in the page cache."""
         self._open.clear()
         self._locked.clear()
-        self.die_at = -1
 
     def look(self) -> State:
         """What a program sees."""
@@ -192,7 +193,14 @@ class MemoryDisk:
 
     def sync(self, fd: int) -> None:
         self._begin()
+        if self.failing:
+            self.notes.append(("failed sync", self._inode(fd)))
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         self.notes.append(("sync", self._inode(fd)))
+
+    def write_again(self, fd: int, offset: int) -> None:
+        self._begin()
+        self.notes.append(("write again", self._inode(fd), offset))
 
     def reserve(self, fd: int, offset: int, count: int) -> None:
         pass  # neither content nor length changes

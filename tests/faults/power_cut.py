@@ -15,6 +15,9 @@ sector of a file       any content that these 512 bytes had since the file was s
                        where the file was shorter (its length reached the disk, they did not)
 =====================  ==================================================================
 
+A sync that fails says that the kernel may have given up: no later one writes what was written
+before it, if it is not written again.
+
 So a write that is not synced may be there, not at all, its first half, any set of its sectors or
 pages, or its length alone.  Alternative 0 of everything is "done, as a program last saw it".
 
@@ -95,6 +98,7 @@ class PowerCut:
         ledgers: list[Snapshot | None] = [disk.ledger_base]
         synced: dict[Inode, bytes] = {}
         later: dict[Inode, list[bytes]] = {}
+        clean: set[Inode] = set()  # by the kernel's word, after a sync that failed
         for note in disk.notes[:point]:
             match note:
                 case "write", inode, data:
@@ -105,7 +109,12 @@ class PowerCut:
                     stages = later.setdefault(inode, [])
                     now = stages[-1] if stages else synced.get(inode, inode.base)
                     stages.append(now[:size].ljust(size, b"\0"))
-                case "sync", inode:
+                case "failed sync", inode:
+                    clean.add(inode)
+                case "write again", inode, offset:
+                    if offset <= len(synced.get(inode, inode.base)):
+                        clean.discard(inode)
+                case "sync", inode if inode not in clean:
                     stages = later.pop(inode, [])
                     if stages:
                         synced[inode] = stages[-1]
@@ -117,6 +126,8 @@ class PowerCut:
                     if durable:
                         ledgers = []
                     ledgers.append(snapshot)
+                case ("sync", _):
+                    pass  # and so nothing is written
                 case _:
                     self._moves.append(note)
                     if note[:2] == ("make", LEDGER):

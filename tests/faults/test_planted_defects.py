@@ -116,12 +116,12 @@ DEFECTS = [
     (
         "a start takes the page cache's word",
         "one_client",
-        (Recovery, "run", "self._disk.sync(fd)", "pass"),
+        (Recovery, "_make_durable", "self._disk.sync(fd)", "pass"),
     ),
     (
-        "the same for a log that was moved away",
-        "rotation_by_rename",
-        (Recovery, "_replay_rotated", "self._disk.sync(fd)", "pass"),
+        "a start believes a sync after one that failed",
+        "failing_sync",
+        (Recovery, "_make_durable", "self._disk.write_again(fd, begin)", "pass"),
     ),
     (
         "the ledger is ahead of the log",
