@@ -30,7 +30,7 @@ import enum
 from typing import Any
 
 import orjson
-from attrs import frozen
+from attrs import define, frozen
 
 from ._errors import RecordError
 from ._records import client_text, parse_line
@@ -102,7 +102,7 @@ class Unknown(enum.Enum):
     OTHER = "other"
 
 
-@frozen(slots=True)
+@define(slots=True)  # one for each append: to freeze it would take twice as long
 class Reply:
     """
     What came of a request.
@@ -149,7 +149,7 @@ class AppendOutcome(enum.Enum):
 _CONFLICTS = frozenset({Unknown.WRONG_LAST_SEQUENCE, Unknown.IN_FLIGHT})
 
 
-@frozen(slots=True)
+@define(slots=True)  # one for each append: to freeze it would take twice as long
 class Appended:
     """
     @ivar sequence: of the message in the stream, if it is stored.

@@ -145,11 +145,9 @@ class NatsStore(Service):
             part.counts.refused[why] += len(batch)
             judged(Verdict.refused(batch, code, 0, reason))
             return 0
-        fragments = format_fragments(batch)
-        part.tails.wait(
-            batch.client, Unsettled(batch, judged, self._reactor.seconds(), fragments=fragments)
-        )
-        return sum(map(len, fragments))
+        entry = Unsettled(batch, judged, self._reactor.seconds(), fragments=format_fragments(batch))
+        part.tails.wait(batch.client, entry)
+        return entry.size
 
     def last(self, client: bytes) -> Deferred[int | None]:
         """See L{IStore.last<msglog.interfaces.IStore.last>}."""

@@ -60,6 +60,7 @@ class Unsettled:
     @ivar judged: takes the verdict, or the answer.
     @ivar since: when it came.
     @ivar fragments: the batch's lines but for their time.
+    @ivar size: what they take together, bytes.
     @ivar done: how many of the batch's messages are settled.
     @ivar refusals: those among them.
     @ivar fresh: whether the tail was read since it came.
@@ -74,6 +75,7 @@ class Unsettled:
     refusals: list[Refusal] = Factory(list)
     fresh: bool = False
     sure: bool = False
+    size: int = Factory(lambda self: sum(map(len, self.fragments)), takes_self=True)
 
     @property
     def rest(self) -> Batch:
@@ -118,7 +120,7 @@ class Confirm:
     """Request: whether the tail was read from who leads the stream."""
 
 
-@frozen(slots=True)
+@define(slots=True)  # one for each append: to freeze it would take twice as long
 class Append:
     """
     Request: a message with the client's messages C{first} to C{last}.
@@ -173,6 +175,7 @@ class ClientTail:
     @ivar wrote: whether a batch was ever appended here; questions alone are not remembered.
     @ivar requested: whether a request is in flight.
     @ivar uncertain: how many appends since the last one stored had an unknown outcome.
+    @ivar subject: for the owner: where its messages are published.
     @ivar parked: for the owner: whether it waits before the next request.
     @ivar counted: for the owner: how much of its memory is counted.
     """
@@ -197,6 +200,7 @@ class ClientTail:
         self.wrote = False
         self.requested = False
         self.uncertain = 0
+        self.subject = ""
         self.parked = False
         self.counted = 0
 
@@ -327,13 +331,21 @@ class ClientTail:
             start, verdict = judge(known, rest, self._window)
             if rest.first > known.last + 1 or (lines and self._must_look_back(rest)):
                 break  # judged when this is stored
-            count = start
-            for fragment in entry.fragments[entry.done + start :]:
-                size += len(head) + len(fragment)
-                if lines and (len(lines) == self._most or size > MAX_PAYLOAD):
-                    break
-                lines.append(fragment)
-                count += 1
+            skip = entry.done + start
+            fragments = entry.fragments[skip:] if skip else entry.fragments
+            whole = size + len(head) * len(fragments) + entry.size
+            if len(lines) + len(fragments) <= self._most and whole <= MAX_PAYLOAD:
+                lines += fragments
+                size = whole  # a little more than it is, if a part was skipped
+                count = start + len(fragments)
+            else:
+                count = start
+                for fragment in fragments:
+                    size += len(head) + len(fragment)
+                    if lines and (len(lines) == self._most or size > MAX_PAYLOAD):
+                        break
+                    lines.append(fragment)
+                    count += 1
             known.last += count - start
             known.checksums.extend(rest.checksums[start:count])
             self._taken.append(_Taken(entry, count, verdict.refusals))

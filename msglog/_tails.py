@@ -121,6 +121,7 @@ class Tails:
         tail = self._tails.get(client)
         if tail is None:
             tail = self._tails[client] = ClientTail(client, self._limits.window, self._counts)
+            tail.subject = self._shard.subject_of(client)
         else:
             self._tails.move_to_end(client)
         tail.add(entry)
@@ -165,17 +166,16 @@ class Tails:
             return
         sent = self._seconds()
         self._counts.begun[request.kind] += 1
-        subject = self._shard.subject_of(tail.client)
         if isinstance(request, Append):
             self._link.request(
-                subject,
+                tail.subject,
                 request.payload,
                 append_headers(self._stream, request.previous, request.first, request.last),
                 lambda reply: self._appended(tail, request, sent, reply),
             )
             return
         if isinstance(request, ReadTail):
-            body = tail_request(subject)
+            body = tail_request(tail.subject)
         else:
             body = get_request(request.sequence)
         self._link.request(
@@ -207,7 +207,7 @@ class Tails:
         self._counts.done(request.kind, self._seconds() - sent, reply.data)
         later = False
         try:
-            message = read_stored(reply, tail.client, self._shard.subject_of(tail.client))
+            message = read_stored(reply, tail.client, tail.subject)
         except EngineError as e:
             tail.unread()
             self._health.silent(str(e))
