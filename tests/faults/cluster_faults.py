@@ -184,6 +184,7 @@ class Faults:
         self._heal()
 
     def cut_all(self) -> None:
+        self.did = "all three"
         for node in self.site.cluster.nodes:
             self._cut(self._others(node), node)
         self._heal()
