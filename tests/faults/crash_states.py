@@ -24,6 +24,7 @@ import gc
 import json
 import multiprocessing
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -235,7 +236,7 @@ class _Unit:
         key = hash(
             (
                 *state.files.items(),
-                state.ledger and id(state.ledger),
+                state.ledger and state.ledger.key,
                 *mark.promised.values(),
                 *mark.sent.values(),
             )
@@ -344,9 +345,14 @@ def units(seed: int, start: int = 0) -> Iterator[tuple[str, int]]:
         yield kinds[number % len(kinds)], (seed << 32) + number // len(kinds)
 
 
-def _explore(unit: tuple[str, int, Effort]) -> Tally:
+def _prepare() -> None:
+    """Make a worker of a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that has them
     # What a start leaves is in cycles, but little: to search for it all the time costs a tenth.
     gc.set_threshold(200_000, 2, 2)
+
+
+def _explore(unit: tuple[str, int, Effort]) -> Tally:
     return explore(*unit)
 
 
@@ -367,7 +373,7 @@ def search(
     effort = effort or Effort()
     todo = ((kind, number, effort) for kind, number in units(seed, start))
     total = 0
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, _prepare) as pool:
         # Not all at once: imap takes from an iterator without an end for ever.
         while batch := list(islice(todo, 8 * len(HISTORIES))):
             for tally in pool.imap(_explore, batch):
@@ -391,9 +397,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--replay", metavar="RECIPE", help="start from one state alone, as a failure names it")
     options = parser.parse_args(arguments)
     if options.replay:
-        replay(Recipe.parse(options.replay))
+        try:
+            replay(Recipe.parse(options.replay))
+        except Violation as e:
+            print(f"broken: {e}")
+            return 1
         print("every promise is kept")
         return 0
+    # It is ignored in what a shell began in the background, but somebody may want the figures.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tally, done = Tally(), options.start
     columns = (
         progress.TextColumn("{task.completed:,.0f} states"),

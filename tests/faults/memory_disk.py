@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attrs import frozen
+from attrs import field, frozen
 from zope.interface import implementer
 
 from msglog._checkpoint import Coverage, ICheckpoint
@@ -37,17 +37,23 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@frozen(slots=True)
+@frozen(slots=True, eq=False)
 class Snapshot:
     """
     The ledger's database as one of its transactions left it.
 
     @ivar coverage: what it covers of which log; L{None} if it never covered anything.
     @ivar rows: of each client its last sequence, and the checksums of its last messages.
+    @ivar key: the same for those with the same content.
     """
 
     coverage: Coverage | None
     rows: Mapping[bytes, tuple[int, bytes]]
+    key: int = field(init=False)
+
+    @key.default
+    def _key(self) -> int:
+        return hash((self.coverage, frozenset(self.rows.items())))
 
 
 EMPTY = Snapshot(None, {})
