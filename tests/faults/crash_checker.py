@@ -118,7 +118,7 @@ class Checker:
             raise Violation(f"cut {cut}, and {self._said.warnings - warnings} warnings")
         sent = {client: count + 1 for client, count in mark.sent.items()}
         asked = Mark(len(disk.notes) + 1, mark.promised, sent)
-        self._answer(mark, writer)
+        self.answer(mark, writer)
         self._check_files(opened, disk.look(), sent)
         promised = mark.promised if self._run.settings.sync else sent
         answered = Mark(len(disk.notes), promised, sent)
@@ -167,7 +167,7 @@ class Checker:
                 pass
         return times
 
-    def _answer(self, mark: Mark, writer: LogWriter) -> None:
+    def answer(self, mark: Mark, writer: LogWriter) -> None:
         """Have every client send again, and see what it is told."""
         window = self._run.settings.limits.window
         entries: list[Appending | Asking] = []

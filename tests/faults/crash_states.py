@@ -235,7 +235,7 @@ class _Unit:
     def _is_new(self, mark: Mark, state: State) -> bool:
         key = hash(
             (
-                *state.files.items(),
+                frozenset(state.files.items()),
                 state.ledger and state.ledger.key,
                 *mark.promised.values(),
                 *mark.sent.values(),

@@ -86,7 +86,7 @@ def test_as_on_a_real_disk(tmp_path, kind) -> None:
                 monotonic=lambda: 0.0,
             )
             writer.open()
-            checker._answer(mark, writer)
+            checker.answer(mark, writer)
             assert writer._checkpointer is not None
             known = writer._checkpointer._checkpoint
             assert memory.ledger is not None
