@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 from pathlib import Path
 
@@ -26,9 +27,6 @@ if _fallocate is not None:
 
 # The log may hold what not everybody on the machine should read.
 _MODE = 0o640
-
-# What is read at a time to be written again: a few calls for all that may have to be.
-_COPY_BYTES = 4 << 20
 
 
 class IDisk(Interface):
@@ -83,12 +81,12 @@ class IDisk(Interface):
     def release(fd: int) -> None:
         """Give back what was set aside behind a file's end."""
 
-    def write_again(fd: int, offset: int) -> None:
+    def forget(fd: int, offset: int) -> None:
         """
-        Write once more what a file has from an offset on.
+        Have what a synced file has from an offset on read from the disk, not from memory.
 
-        After a sync that failed the kernel may take for written what the disk does not have: the
-        next sync says that all is well, unless it was written again.
+        After a sync that failed the kernel may show what the disk does not have, and say of the
+        next sync that all is well.
         """
 
     def cut(fd: int, size: int) -> None:
@@ -180,16 +178,10 @@ class Disk:
         """See L{IDisk.release}."""
         os.ftruncate(fd, os.fstat(fd).st_size)
 
-    def write_again(self, fd: int, offset: int) -> None:
-        """See L{IDisk.write_again}."""
-        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-        # Linux appends what is written at an offset, too, where a file is open for appending.
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_APPEND)
-        try:
-            while chunk := os.pread(fd, _COPY_BYTES, offset):
-                offset += os.pwrite(fd, chunk, offset)
-        finally:
-            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+    def forget(self, fd: int, offset: int) -> None:
+        """See L{IDisk.forget}."""
+        # (To write it once more does not help: ext4 knows the blocks as never written for good.)
+        os.posix_fadvise(fd, offset - offset % mmap.PAGESIZE, 0, os.POSIX_FADV_DONTNEED)
 
     def cut(self, fd: int, size: int) -> None:
         """See L{IDisk.cut}."""

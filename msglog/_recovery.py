@@ -347,11 +347,11 @@ class Recovery:
 
         What a killed server wrote may be readable without being on the disk, and neither a resend
         of it may be acknowledged nor the ledger's file know of it (C{spill}) on the page cache's
-        word.  If it ended because a sync failed, another sync is not enough.
+        word.  If it ended because a sync failed, another sync is not enough: what is read has to
+        come from the disk.
         """
-        begin = max(offset, self._disk.size(fd) - _UNSURE_BYTES)
-        self._disk.write_again(fd, begin)
         self._disk.sync(fd)
+        self._disk.forget(fd, max(offset, self._disk.size(fd) - _UNSURE_BYTES))
 
     def _keep_torn(self, fd: int, path: Path, offset: int) -> Path:
         stamp = format_time(int(self._clock() * 1e6)).decode().replace(":", "")

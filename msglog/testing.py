@@ -218,10 +218,10 @@ class FaultyDisk(Disk):
         self._call("sync")
         super().sync(fd)
 
-    def write_again(self, fd: int, offset: int) -> None:
-        """Write again, or fail."""
-        self._call("write_again")
-        super().write_again(fd, offset)
+    def forget(self, fd: int, offset: int) -> None:
+        """Forget, or fail."""
+        self._call("forget")
+        super().forget(fd, offset)
 
     def cut(self, fd: int, size: int) -> None:
         """Cut, or fail."""

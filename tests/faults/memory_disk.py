@@ -110,6 +110,8 @@ class MemoryDisk:
         self.die_half = False
         self._open: list[Inode | None] = []
         self._locked: dict[int, Inode] = {}
+        self._synced: dict[Inode, int] = {}  # how much of each file
+        self._dropped: dict[Inode, int] = {}  # from where on a sync failed
 
     def kill(self) -> None:
         """The process is gone; what it wrote is in the page cache."""
@@ -199,14 +201,23 @@ class MemoryDisk:
 
     def sync(self, fd: int) -> None:
         self._begin()
+        inode = self._inode(fd)
         if self.failing:
-            self.notes.append(("failed sync", self._inode(fd)))
+            self._dropped.setdefault(inode, self._synced.get(inode, len(inode.base)))
+            self.notes.append(("failed sync", inode))
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        self.notes.append(("sync", self._inode(fd)))
+        self._synced[inode] = len(inode.data)
+        self.notes.append(("sync", inode))
 
-    def write_again(self, fd: int, offset: int) -> None:
+    def forget(self, fd: int, offset: int) -> None:
+        inode = self._inode(fd)
+        if (synced := self._dropped.get(inode, -1)) < offset:
+            return
         self._begin()
-        self.notes.append(("write again", self._inode(fd), offset))
+        # What a sync failed on is not on the disk; its length may be.
+        del self._dropped[inode]
+        inode.data = inode.data[:synced].ljust(len(inode.data), b"\0")
+        self.notes.append(("forget", inode, inode.data))
 
     def reserve(self, fd: int, offset: int, count: int) -> None:
         pass  # neither content nor length changes

@@ -16,7 +16,7 @@ sector of a file       any content that these 512 bytes had since the file was s
 =====================  ==================================================================
 
 A sync that fails says that the kernel may have given up: no later one writes what was written
-before it, if it is not written again.
+before it; what a start reads is then what the disk has, once it has forgotten the rest.
 
 So a write that is not synced may be there, not at all, its first half, any set of its sectors or
 pages, or its length alone.  Alternative 0 of everything is "done, as a program last saw it".
@@ -111,9 +111,9 @@ class PowerCut:
                     stages.append(now[:size].ljust(size, b"\0"))
                 case "failed sync", inode:
                     clean.add(inode)
-                case "write again", inode, offset:
-                    if offset <= len(synced.get(inode, inode.base)):
-                        clean.discard(inode)
+                case "forget", inode, data:
+                    later.setdefault(inode, []).append(data)
+                    clean.discard(inode)
                 case "sync", inode if inode not in clean:
                     stages = later.pop(inode, [])
                     if stages:

@@ -121,7 +121,7 @@ DEFECTS = [
     (
         "a start believes a sync after one that failed",
         "failing_sync",
-        (Recovery, "_make_durable", "self._disk.write_again(fd, begin)", "pass"),
+        (Recovery, "_make_durable", "self._disk.forget(fd, ", "max(0, "),
     ),
     (
         "the ledger is ahead of the log",

@@ -128,6 +128,7 @@ class Simulation:
             lambda: self.server.died(),
         )
         self.disk.report_writes = bool(settings.lazy)
+        self.model.scarce = settings.ledger_memory < 1 << 20
         self.server = Server(world, self.network, self.disk, self.model, settings, self._folder)
         self._machine = Machine(world)
         self.clients: list[Client] = []

@@ -61,7 +61,7 @@ def start_trusts_the_page_cache(right: Any, recovery: Recovery, fd: int, offset:
 
 
 @_planted(Recovery, "_make_durable")
-def start_syncs_and_does_not_write_again(
+def start_syncs_and_does_not_look_at_the_disk(
     right: Any, recovery: Recovery, fd: int, offset: int
 ) -> None:
     recovery._disk.sync(fd)

@@ -198,12 +198,13 @@ class SimDisk:
             file.synced[first:last] = bytes(last - first)
         self._changed(file.number, bytes(file.synced))
 
-    def write_again(self, fd: int, offset: int) -> None:
-        self._call("write_again")
+    def forget(self, fd: int, offset: int) -> None:
+        self._call("forget")
         file = self._open[fd]
-        if file.dropped is not None:
+        if file.dropped is not None and file.dropped[0] >= offset:
             first, last = file.dropped
-            file.dropped = (first, min(last, offset)) if first < offset else None
+            file.content[first:last] = bytes(last - first)
+            file.dropped = None
 
     def reserve(self, fd: int, offset: int, count: int) -> None:
         self._call("reserve")

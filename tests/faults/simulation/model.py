@@ -140,7 +140,7 @@ class Connection:
         """The server has read bytes."""
         model = self._model
         if self.held > model.most_unanswered and not (
-            model.stopping or self._over or self._clogged()
+            model.stopping or self._over or self._shut or self._clogged()
         ):
             model.violate(f"{self.name} is read with {self.held} bytes unanswered")
         if self._over or self._shut:
@@ -255,7 +255,7 @@ class Connection:
                 model.violate(f"{what} is ACKed, but older than the window")
             self._acked[client] = max(self._acked.get(client, 0), sequence)
         elif kind == _NACK:
-            self._nack(owed, what, code, expected)
+            self._nack(owed, what, code, expected, body)
         else:
             model.violate(f"{what}: an answer of type {kind}")
 
@@ -272,7 +272,7 @@ class Connection:
             model.violate(f"{what}: TERMS of {terms}")
         model.answers["TERMS"] += 1
 
-    def _nack(self, owed: _Owed, what: str, code: int, expected: int) -> None:
+    def _nack(self, owed: _Owed, what: str, code: int, expected: int, body: bytes) -> None:
         model = self._model
         model.answers[_NAMES[code]] += 1
         if owed.code and not (owed.code == FORBIDDEN and code in (UNAVAILABLE,)):
@@ -288,7 +288,8 @@ class Connection:
             model.violate(f"{what}: an ENQUIRY is answered NACK {code}")
         known = model.logged(owed.client, owed.sequence)
         if code == NOT_STORED:
-            if model.faults() == owed.faults and not model.failed():
+            full = model.scarce and body[9:].endswith(b"and is full")
+            if model.faults() == owed.faults and not model.failed() and not full:
                 model.violate(f"{what}: NOT_STORED, but the disk is well")
             if not (model.failed() or last <= expected - 1 <= now):
                 model.violate(f"{what}: NOT_STORED expects {expected}, the last is {last} to {now}")
@@ -331,10 +332,10 @@ class _File:
     """
     What is known of a file of the log.
 
-    @ivar records: of each record, where it ends, its client and its sequence.
+    @ivar records: of each record, where it ends, its client, its sequence and its time.
     """
 
-    records: list[tuple[int, bytes, int]] = Factory(list)
+    records: list[tuple[int, bytes, int, str]] = Factory(list)
 
 
 class Model:
@@ -347,6 +348,8 @@ class Model:
     @param faults: how often the disk has failed.
     @param failed: whether the server has said that it must end because of its disk.
     @ivar stopping: whether the server is being stopped.
+    @ivar scarce: whether one commit may have more clients than the ledger's memory has room for,
+        which then refuses some.
     @ivar idle: whether the server's clock was set forward so far that it may take peers for idle.
     @ivar answers: how many of each kind the server gave.
     @ivar offered: checksums of the messages that reached the server, by client and sequence.
@@ -370,6 +373,7 @@ class Model:
         self.faults = faults
         self.failed = failed
         self.stopping = False
+        self.scarce = False
         self.idle = False
         self.offered: dict[tuple[bytes, int], set[int]] = {}
         self.connections: dict[Connection, None] = {}
@@ -399,12 +403,15 @@ class Model:
         """What is durable of a file of the log is not as it was."""
         file = self._files.setdefault(number, _File())
         while file.records and file.records[-1][0] > len(content):
-            self._undo(*file.records.pop()[1:])
+            self._undo(*file.records.pop()[1:3])
+            self._last_time = max(
+                (f.records[-1][3] for f in self._files.values() if f.records), default=""
+            )
         at = file.records[-1][0] if file.records else 0
         rest = content[at:]
         for record, line in zip(read_log(rest), rest.split(b"\n"), strict=False):
             at += len(line) + 1
-            file.records.append((at, *record[1:3]))
+            file.records.append((at, *record[1:3], record[0]))
             self._record(*record)
 
     def _record(self, time: str, client: bytes, sequence: int, crc: int, body: bytes) -> None:
