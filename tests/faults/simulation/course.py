@@ -270,7 +270,10 @@ class Simulation:
         before = self._world.events
         if self._settings.max_connections > 50:
             peer.start()
-            if not self._world.run(lambda: peer.done, 60.0) or self._world.events == before:
+            if (
+                not self._world.run(lambda: peer.done, _PEACE_SECONDS)
+                or self._world.events == before
+            ):
                 self._world.violate("the auditor is not answered")
             if peer._out:
                 self._world.violate("the auditor could not say all")
