@@ -151,7 +151,7 @@ class Run:
 
     def finish(self) -> None:
         """All clients have what they wait for, and all servers have ended in good order."""
-        self.site.network.heal()
+        self.site.mend()
         if not self.load.finish(_AGAIN_SECONDS):
             raise Stuck(f"clients have no receipts {_AGAIN_SECONDS:g} s after all was mended")
         for record in self.load.records():

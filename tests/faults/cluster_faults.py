@@ -65,6 +65,19 @@ class Site:
         leader = self.cluster.leader
         return leader if leader is not None else self.leader()
 
+    def mend(self) -> None:
+        """Everything runs, and nothing is cut, in the middle of whichever fault this is."""
+        self.network.heal()
+        for node in self.cluster.nodes:
+            if node.process is None:
+                node.start()
+            node.send(signal.SIGCONT)
+        for front in self.fronts:
+            assert front.process is not None
+            if front.process.poll() is not None:
+                front.start()
+            front.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         for front in self.fronts:
             front.kill()
