@@ -342,14 +342,15 @@ def read_stored(reply: Reply, client: bytes, subject: str) -> StoredMessage | No
         first, last = map(int, headers["Msglog-Range"].split("-"))
         previous = int(headers["Msglog-Previous"])
         begins = int(headers.get("Msglog-Begins", "1"))
-        records = [
-            parse_line(line) for line in binascii.a2b_base64(message["data"]).split(b"\n")[:-1]
-        ]
+        *lines, rest = binascii.a2b_base64(message["data"]).split(b"\n")
+        records = [parse_line(line) for line in lines]
     except (KeyError, TypeError, ValueError, AttributeError, RecordError) as e:
         raise StreamDamaged(f"a message of {client_text(client)} is no batch: {e!r}") from None
-    expected = list(range(first, last + 1))
+    expected = list(range(first, first + len(records)))  # the headers may name any number
     if (
         message["subject"] != subject
+        or rest
+        or last - first + 1 != len(records)
         or [record.sequence for record in records] != expected
         or any(record.client != client for record in records)
         or (previous == 0) != (first == begins)

@@ -8,7 +8,9 @@ time is looked for a little before it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
+from ._errors import RecordError
 from ._records import parse_line
 from ._stream_following import StreamFollower
 
@@ -25,18 +27,28 @@ async def message_of_time(stream: StreamFollower, time: int) -> int:
     """
     A message before which there is none of a time or after it, by clocks that nearly agree.
 
-    @raise RecordError: a message on the way is not msglog's.
+    What is not msglog's has no time, and is passed over.
+
     @raise StreamChanged: see L{StreamFollower.messages}; and its EngineError.
     """
     low, high = stream.first, stream.end + 1
     while low < high:
         middle = (low + high) // 2
-        async for _, data in stream.messages(middle, middle + 1):
-            if parse_line(data[: data.index(b"\n")]).time < time - _APART:
-                low = middle + 1
-            else:
-                high = middle
+        found = await _next_with_time(stream, middle, high)
+        if found is not None and found[1] < time - _APART:
+            low = found[0] + 1
+        else:
+            high = middle
     return low
+
+
+async def _next_with_time(stream: StreamFollower, begin: int, end: int) -> tuple[int, int] | None:
+    """The first message in a stretch that has a time, and that."""
+    for one in range(begin, end):
+        async for sequence, data in stream.messages(one, one + 1):
+            with suppress(RecordError):
+                return sequence, parse_line(data.partition(b"\n")[0]).time
+    return None
 
 
 async def message_of_last(

@@ -77,12 +77,13 @@ class Reading(SynchronousTestCase):
         batch = make_batch(A, 5, b"e", b"f")
         head = opening(TIME, A)
         headers = {**append_headers("MSGLOG", 6, 5, 6), **changes.pop("headers", {})}
+        lines = head + head.join(format_fragments(batch)) + changes.pop("unended", b"")
         block = "NATS/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
         message = {
             "subject": SUBJECT,
             "seq": 9,
             "hdrs": b64encode(block.encode()).decode(),
-            "data": b64encode(head + head.join(format_fragments(batch))).decode(),
+            "data": b64encode(lines).decode(),
             **changes,
         }
         return json(message=message)
@@ -109,6 +110,8 @@ class Reading(SynchronousTestCase):
             {"data": ""},
             {"headers": {"Msglog-Range": "5-7"}},
             {"headers": {"Msglog-Range": "x"}},
+            {"headers": {"Msglog-Range": f"5-{10**12}"}},  # and is not counted out
+            {"unended": b"x"},
             {"headers": {"Msglog-Previous": "9"}},
             {"headers": {"Msglog-Previous": "0"}},
             {"subject": StreamShard("MSGLOG").subject_of(bytes(16))},

@@ -7,7 +7,7 @@ import asyncio
 from twisted.trial.unittest import SynchronousTestCase
 
 from msglog._jetstream import EngineError, StreamDamaged
-from msglog._records import parse_line
+from msglog._records import parse_line, parse_time
 from msglog._retiming import retimed
 from msglog._stream_following import StreamChanged, StreamFollower
 from msglog._stream_seeking import message_of_last, message_of_time
@@ -164,6 +164,24 @@ class SeekingTest(StreamCase):
         after = asyncio.run(message_of_time(self.follower(), TEN + 2000 * 60 * SECOND))
         self.assertEqual(after, 1001)
 
+    def test_time_among_others(self) -> None:
+        """What msglog has not written is passed over on the way to a time, wherever it is."""
+        self.fill(100)
+        messages = self.stream.messages
+        for n, data in enumerate((b"", b"hello", b"hello\n", b"\n") * 10):
+            messages.insert(2 * n, ("", {}, data))
+        for n in (1, 2, 7, 41, 100):
+            found = asyncio.run(message_of_time(self.follower(), TEN + n * 60 * SECOND))
+            ours = [
+                parse_line(data).sequence
+                for _, _, data in messages[found - 1 :]
+                if data[2:6] == b"time"
+            ]
+            self.assertIn(min(ours), (n - 1, n))
+            self.assertEqual(ours[-1], 100)
+        messages[:] = [("", {}, b"")] * 5
+        self.assertEqual(asyncio.run(message_of_time(self.follower(), TEN)), 1)
+
 
 class RetimedTest(SynchronousTestCase):
     def test_as_it_is(self) -> None:
@@ -191,7 +209,26 @@ class RetimedTest(SynchronousTestCase):
     def test_not_msglogs(self) -> None:
         """What is no line of a log is named."""
         good = commit(TEN, (B, 1, [b"b"]))
-        for data in (b"", b"x\n", good[:-1], good.replace(b'"b"', b'"c"')):
-            with self.assertRaises(StreamDamaged) as caught:
-                retimed(7, data, 0)
-            self.assertIn("message 7 of the stream is not msglog's", str(caught.exception))
+        for data in (
+            b"",
+            b"x\n",
+            good[:-1],
+            good + b"x",
+            good.replace(b'"b"', b'"c"'),
+            good.replace(b"\n", b"\r") + commit(TEN, (B, 2, [b"c"])),
+            b" " + good,
+            good.replace(b'","client"', b'" ,"client"'),
+            good + commit(TEN, (A, 2, [b"another's"])),
+            good + commit(TEN, (B, 3, [b"not the next"])),
+            good + good,
+        ):
+            for after in (0, 2 * TEN):
+                with self.assertRaises(StreamDamaged) as caught:
+                    retimed(7, data, after)
+                self.assertIn("message 7 of the stream is not msglog's", str(caught.exception))
+
+    def test_end_of_time(self) -> None:
+        """Behind the last time that can be written there is none to move a line to."""
+        last = parse_time("9999-12-31T23:59:59.999999Z")
+        with self.assertRaises(StreamDamaged):
+            retimed(7, commit(TEN, (B, 1, [b"b"])), last)
