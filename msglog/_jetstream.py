@@ -36,6 +36,7 @@ from ._errors import RecordError
 from ._records import client_text, parse_line
 
 __all__ = [
+    "API",
     "MAX_LINES",
     "MAX_PAYLOAD",
     "AppendOutcome",
@@ -46,6 +47,7 @@ __all__ = [
     "StreamDamaged",
     "Unknown",
     "append_headers",
+    "direct_subject",
     "get_request",
     "get_subject",
     "info_subject",
@@ -55,6 +57,9 @@ __all__ = [
     "read_stored",
     "tail_request",
 ]
+
+# Where JetStream is asked, unless an account has imported that under another name.
+API = "$JS.API"
 
 # One JetStream message takes no more than this: 1,000 messages of 256 bytes that one client has
 # under way are two, so that one gathers while the other is stored.  Half of it made three round
@@ -269,9 +274,14 @@ def get_request(sequence: int) -> bytes:
     return orjson.dumps({"seq": sequence})
 
 
-def info_subject(stream: str) -> str:
+def info_subject(stream: str, api: str = API) -> str:
     """Where a stream's state is asked for."""
-    return f"$JS.API.STREAM.INFO.{stream}"
+    return f"{api}.STREAM.INFO.{stream}"
+
+
+def direct_subject(stream: str, api: str = API) -> str:
+    """Where messages of a stream are asked of any replica."""
+    return f"{api}.DIRECT.GET.{stream}"
 
 
 def _answer(reply: Reply) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from attrs import evolve, frozen
 
 from ._errors import StartError
+from ._jetstream import API
 
 __all__ = ["DEFAULT_STREAM", "INBOX_PREFIX", "NatsAccess", "TLSFiles", "is_nats", "parse_nats"]
 
@@ -91,6 +92,7 @@ class NatsAccess:
     @ivar token_file: one with the token, instead of it.
     @ivar credentials: a credentials file, as C{nsc} makes it.
     @ivar tls: L{None} for none.
+    @ivar api: the subjects that JetStream is asked by begin so, for a command that reads.
     """
 
     servers: tuple[str, ...]
@@ -101,6 +103,7 @@ class NatsAccess:
     tls: TLSFiles | None = None
     password_file: Path | None = None
     token_file: Path | None = None
+    api: str = API
 
     def __str__(self) -> str:
         return f"{'tls' if self.tls else 'nats'}://{','.join(self.servers)}"

@@ -146,7 +146,7 @@ class StreamConnection:
 
         @raise EngineError: it is not there, or nobody can say.
         """
-        return read_info(await self.ask(info_subject(self._stream), b""))
+        return read_info(await self.ask(info_subject(self._stream, self._access.api), b""))
 
     async def _answered(self, message: Msg) -> None:
         if message.headers and message.headers.get("Status") == "503":

@@ -6,7 +6,7 @@ import orjson
 from nats import errors
 from nats.aio.msg import Msg
 
-from ._jetstream import EngineError
+from ._jetstream import EngineError, direct_subject
 from ._stream_connection import StreamConnection
 
 __all__ = ["BUNCH", "StreamReader"]
@@ -35,7 +35,7 @@ class StreamReader(StreamConnection):
         try:
             subscription = await self._client.subscribe(inbox)
             try:
-                subject = f"$JS.API.DIRECT.GET.{self._stream}"
+                subject = direct_subject(self._stream, self._access.api)
                 await self._client.publish(subject, asked, reply=inbox)
                 while True:
                     message = await subscription.next_msg(timeout=_SECONDS)

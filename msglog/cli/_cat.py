@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import click
+from attrs import evolve
 
 from .._errors import LogUnreadable
 from .._logfile import LogFile
@@ -14,7 +15,7 @@ from .._seeking import offset_of_time
 from ._display import Display, display_options
 from ._logs import opened, rotated_option, with_predecessors
 from ._moments import MOMENT_HELP, moment_text
-from ._nats_options import nats_options
+from ._nats_options import complete_access, reading_options
 from ._selection import Selection, selection_options
 from ._stream_lines import LogOrStream, see_no_stream, show_stream
 
@@ -58,7 +59,7 @@ Exit status:
 @rotated_option
 @selection_options
 @display_options
-@nats_options
+@reading_options
 def command(
     files: tuple[Path | NatsAccess, ...],
     rotated: bool,
@@ -72,6 +73,7 @@ def command(
     full_ids: bool,
     colours: bool | None,
     stream: str,
+    api: str,
     **access_files: Path | None,
 ) -> int:
     selection = Selection(clients, since, until, os.fsencode(text))
@@ -82,8 +84,9 @@ def command(
     if streams:
         if len(files) > 1 or rotated:
             raise click.UsageError("a stream is read alone, without --rotated")
-        return show_stream(streams[0], stream, access_files, None, selection, display)
-    see_no_stream(stream, **access_files)
+        access = evolve(complete_access(streams[0], **access_files), api=api)
+        return show_stream(access, stream, None, selection, display)
+    see_no_stream(stream, api, **access_files)
     with opened(with_predecessors(logs_named, rotated, remarks.say)) as logs:
         for log in selection.files_within(logs):
             try:

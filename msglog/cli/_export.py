@@ -7,11 +7,12 @@ from math import inf
 from pathlib import Path
 
 import click
+from attrs import evolve
 
 from .._errors import StartError
 from .._nats_access import NatsAccess
 from ._console import fail, printable
-from ._nats_options import complete_access, nats_access, see_to_nats
+from ._nats_options import NATS_URL, complete_access, reading_options, see_to_nats
 
 __all__ = ["command"]
 
@@ -23,10 +24,13 @@ _FOLLOW_SECONDS = 1.0
 
 
 @click.command(name="export")
-@nats_access
+@click.argument("url", type=NATS_URL)
+@reading_options
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--follow", is_flag=True, help="Go on with what is stored later, until Ctrl-C.")
-def command(url: NatsAccess, stream: str, file: Path, follow: bool, **files: Path | None) -> None:
+def command(
+    url: NatsAccess, stream: str, api: str, file: Path, follow: bool, **files: Path | None
+) -> None:
     """
     Write the messages of a stream into one log file.
 
@@ -47,7 +51,7 @@ def command(url: NatsAccess, stream: str, file: Path, follow: bool, **files: Pat
     from .._jetstream import EngineError
     from .._stream_following import StreamChanged
 
-    access = complete_access(url, **files)
+    access = evolve(complete_access(url, **files), api=api)
     try:
         asyncio.run(_export(access, stream, file.absolute(), follow))
     except EngineError as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,12 +10,23 @@ from typing import Any, TypeVar
 import click
 from attrs import evolve
 
+from .._jetstream import API
 from .._nats_access import DEFAULT_STREAM, NatsAccess, TLSFiles, parse_nats
 from ._console import fail
 
-__all__ = ["complete_access", "nats_access", "nats_options", "see_to_nats"]
+__all__ = [
+    "NATS_URL",
+    "complete_access",
+    "nats_access",
+    "nats_options",
+    "reading_options",
+    "see_to_nats",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# Words with dots between them, and no wildcards.
+_SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -27,6 +39,9 @@ class _Url(click.ParamType):  # type: ignore[type-arg] # generic in newer versio
             return parse_nats(value)
         except ValueError as e:
             self.fail(str(e), param, ctx)
+
+
+NATS_URL = _Url()
 
 
 def nats_options(function: _Function) -> _Function:
@@ -47,9 +62,27 @@ def nats_options(function: _Function) -> _Function:
     return function
 
 
+def _see_api(context: Any, parameter: Any, value: str) -> str:
+    if not _SUBJECT.fullmatch(value):
+        raise click.BadParameter(f"{value!r} does not begin a subject, as logs.api does")
+    return value
+
+
+def reading_options(function: _Function) -> _Function:
+    """Add those, and what only readers need."""
+    return click.option(
+        "--api",
+        metavar="SUBJECT",
+        default=API,
+        show_default=True,
+        callback=_see_api,
+        help="Where JetStream is asked, if this user's account has another name for it.",
+    )(nats_options(function))
+
+
 def nats_access(function: _Function) -> _Function:
     """Add the argument URL and the options beside it."""
-    return click.argument("url", type=_Url())(nats_options(function))
+    return click.argument("url", type=NATS_URL)(nats_options(function))
 
 
 def see_to_nats() -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import click
 
 from .._errors import MsglogError, RecordError
-from .._jetstream import EngineError, StreamDamaged
+from .._jetstream import API, EngineError, StreamDamaged
 from .._nats_access import DEFAULT_STREAM, NatsAccess, is_nats, parse_nats
 from .._records import Record
 from .._retiming import retimed
 from ._console import fail
 from ._display import Display
-from ._nats_options import complete_access, see_to_nats
+from ._nats_options import see_to_nats
 from ._selection import Selection
 from ._stdout import wait_while_read
 
@@ -47,16 +47,15 @@ class LogOrStream(click.ParamType):  # type: ignore[type-arg] # generic in newer
             self.fail(str(e), param, ctx)
 
 
-def see_no_stream(stream: str, **files: Path | None) -> None:
+def see_no_stream(stream: str, api: str, **files: Path | None) -> None:
     """Refuse options that are for a stream where a file is read."""
-    if stream != DEFAULT_STREAM or any(files.values()):
-        raise click.UsageError("--stream, --credentials and --tls-… are for nats://…")
+    if stream != DEFAULT_STREAM or api != API or any(files.values()):
+        raise click.UsageError("--stream, --api, --credentials and --tls-… are for nats://…")
 
 
 def show_stream(
-    url: NatsAccess,
+    access: NatsAccess,
     stream: str,
-    files: dict[str, Path | None],
     count: int | None,
     selection: Selection,
     display: Display,
@@ -71,7 +70,6 @@ def show_stream(
     @return: the exit status.
     """
     see_to_nats()
-    access = complete_access(url, **files)
     try:
         asyncio.run(_Shown(access, stream, selection, display).show(count, follow))
     except EngineError as e:

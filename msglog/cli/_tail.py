@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import click
-from attrs import frozen
+from attrs import evolve, frozen
 
 from .._errors import LogUnreadable, RecordError
 from .._following import Follower
@@ -19,7 +19,7 @@ from ._console import fail
 from ._display import Display, display_options
 from ._logs import DEFAULT_LOG
 from ._moments import MOMENT_HELP
-from ._nats_options import nats_options
+from ._nats_options import complete_access, reading_options
 from ._selection import Selection, selection_options
 from ._stdout import wait_while_read
 from ._stream_lines import LogOrStream, see_no_stream, show_stream
@@ -82,7 +82,7 @@ Exit status:
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @selection_options
 @display_options
-@nats_options
+@reading_options
 def command(
     file: Path | NatsAccess,
     count: int | None,
@@ -97,6 +97,7 @@ def command(
     full_ids: bool,
     colours: bool | None,
     stream: str,
+    api: str,
     **access_files: Path | None,
 ) -> int:
     if file == STDIN:
@@ -108,8 +109,9 @@ def command(
         count = DEFAULT_COUNT
     display = Display(as_json, raw, null, full_ids, colours)
     if isinstance(file, NatsAccess):
-        return show_stream(file, stream, access_files, count, selection, display, follow=follow)
-    see_no_stream(stream, **access_files)
+        access = evolve(complete_access(file, **access_files), api=api)
+        return show_stream(access, stream, count, selection, display, follow=follow)
+    see_no_stream(stream, api, **access_files)
     follower = Follower(file, display.remarks.say)
     try:
         with closing(follower):

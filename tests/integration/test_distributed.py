@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -319,6 +320,63 @@ def test_secured(make_cluster, make_front_end, tmp_path) -> None:
     assert front_end.get("/readyz")[0] == 200
     front_end.stop()
     assert "ermission" not in front_end.said()
+
+
+def test_readers_account(make_cluster, make_front_end) -> None:
+    """The page's accounts: a reader reads, and has no answer sent where it changes anything."""
+    page = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text()
+    (accounts,) = re.findall(r"^```\n(accounts \{\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+    cluster = make_cluster(1, accounts.replace("…", "secret"))
+    admin, front, reader = (
+        cluster.url.replace("//", f"//{user}:secret@") for user in ("admin", "front", "reader")
+    )
+    done = _msglog("stream", "create", admin, "--replicas", "1")
+    assert done.returncode == 0, done.stderr
+    front_end = make_front_end(front)
+    client = uuid.uuid4()
+    with wire.Connection(front_end.port) as connection:
+        connection.log(client.bytes, 1, b"a")
+        asyncio.run(_misdirect(reader, f"msglog.{client}"))
+        connection.log(client.bytes, 2, b"b")
+    shown = _msglog("tail", "--raw", "--api", "logs.api", reader)
+    assert (shown.returncode, shown.stdout) == (0, "a\nb\n"), shown.stderr
+    asyncio.run(_write_by_hand(admin))
+    with wire.Connection(front_end.port) as connection:
+        connection.log(client.bytes, 3, b"c")
+    shown = _msglog("cat", "--raw", "--api", "logs.api", reader)
+    assert (shown.returncode, shown.stdout) == (1, "a\nb\nc\n"), shown.stderr
+    assert "message 3 of the stream is not msglog's" in shown.stderr
+    front_end.stop()
+
+
+def _msglog(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(BIN / "msglog"), *words], capture_output=True, text=True, timeout=60)
+
+
+async def _misdirect(reader: str, subject: str) -> None:
+    """Questions whose answers are to change the stream; and one that is answered after them."""
+    import nats
+
+    connection = await nats.connect(reader)
+    for question, body in (
+        ("logs.api.DIRECT.GET.MSGLOG", b'{"seq":99}'),  # an answer without a body
+        ("logs.api.DIRECT.GET.MSGLOG", b'{"seq":1}'),
+        ("logs.api.STREAM.INFO.MSGLOG", b""),
+    ):
+        for answer in (subject, "$JS.API.STREAM.DELETE.MSGLOG", "$JS.API.STREAM.PURGE.MSGLOG"):
+            await connection.publish(question, body, reply=answer)
+        await connection.request(question, body, timeout=20)
+    await connection.close()
+
+
+async def _write_by_hand(admin: str) -> None:
+    """A message that looks like the end of what is read."""
+    import nats
+
+    connection = await nats.connect(admin)
+    headers = {"Status": "204", "Nats-Sequence": "1"}
+    await connection.jetstream().publish("msglog.hand", b"by hand", headers=headers)
+    await connection.close()
 
 
 async def _fill(url: str, messages: int) -> None:
