@@ -269,7 +269,8 @@ class MessageLogProtocol(Int32StringReceiver):
                 owed.settle(encode_terms(client, last, version, longest, store.window))
 
             store.last(client).addCallback(answer)
-        elif isinstance(event, Fault):
+        else:
+            assert isinstance(event, Fault)
             nack = encode_nack(event.client, event.sequence, event.code, 0, event.reason)
             self.factory.counts.nacked[event.code] += 1
             owed.settle(nack)

@@ -201,12 +201,12 @@ class FileStore(Service):
         count = len(self._waiting)
         if self._waiting_bytes + _ENTRY_COST * count < self._limits.max_commit_bytes:
             return count
-        size = 0
-        for taken, entry in enumerate(self._waiting, 1):
-            size += len(entry.lines) + _ENTRY_COST
-            if size >= self._limits.max_commit_bytes:
-                return taken
-        return count
+        # All of them reach the limit, so some of them do.
+        taken = size = 0
+        while size < self._limits.max_commit_bytes:
+            size += len(self._waiting[taken].lines) + _ENTRY_COST
+            taken += 1
+        return taken
 
     def _hand_over(self, work: Work, done: Done) -> None:
         assert self._worker is not None
@@ -219,9 +219,6 @@ class FileStore(Service):
         if isinstance(result, Failure):
             self._fail(result)
             return
-        if self.failed is not None:
-            self._next()
-            return  # everything of it was refused when what came before it failed
         answers, self._writing_answers = self._writing_answers, []
         self._writing = []
         if self._writer.behind:

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+if "MUTANT_UNDER_TEST" in os.environ:
+    # mutmut runs the tests once for each mutant, in forks of one process that has run them before
+    # (which a health check takes for a defect).  The same examples each time, and one that fails
+    # is enough.
+    settings.register_profile(
+        "mutants",
+        derandomize=True,
+        database=None,
+        deadline=None,
+        max_examples=40,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
+    )
+    settings.load_profile("mutants")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import google_crc32c
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.protocols.basic import Int32StringReceiver
@@ -23,6 +24,7 @@ from msglog._frames import (
     encode_acks,
     encode_enquiry,
     encode_message,
+    encode_messages,
     encode_nack,
     encode_terms,
     message_checksum,
@@ -150,11 +152,84 @@ class DecoderTest(SynchronousTestCase):
             (encode_message(A, MAX_SEQUENCE + 1, b"x"), A, MAX_SEQUENCE + 1),
             (encode_message(A, 0, bytes(MAX + 1)), A, 0),
             (_encode(0x05, A, 0, bytes(MAX + 1)), A, 0),
+            (encode_message(A, MAX_SEQUENCE + 1, bytes(MAX + 1)), A, MAX_SEQUENCE + 1),
         ]:
             fault = self.fault(data)
             self.assertEqual(fault.code, NackCode.MALFORMED, data)
             self.assertEqual((fault.client, fault.sequence), (client, sequence), data)
             self.assertTrue(fault.reason)
+
+    def test_reasons(self) -> None:
+        """A reason names what is wrong, with the numbers that a person needs to find it."""
+        corrupt = bytearray(encode_message(A, 3, b"body"))
+        corrupt[4:8] = b"\x01\x02\x03\x04"
+        actual = f"{message_checksum(A, 3, b'body'):08x}"
+        for data, words in [
+            (bytes(4), "of 0 bytes is shorter than its header (29 bytes)"),
+            (b"\x00\x00\x00\x1c" + bytes(40), "of 28 bytes is shorter"),
+            (b"GET / HTTP/1.1\r\n\r\n" + bytes(50), "another protocol"),
+            (_encode(0x05, A, 0, bytes(MAX + 1)), f"type 0x05 is not {29 + MAX + 1} bytes"),
+            (_encode(0x02, A, 7, b""), "no type 0x02"),
+            (_encode(0x05, A, 7, b"\x01"), "ENQUIRY's sequence is 0, not 7"),
+            (_encode(0x05, A, 0, b""), "ENQUIRY's body is one byte"),
+            (_encode(0x05, A, 0, b"\x00"), "from 1"),
+            (encode_message(A, 0, b"x"), "sequence 0 is not between 1 and 9007199254740991"),
+            (encode_message(A, 0, bytes(MAX + 1)), "sequence 0 is not between"),
+            (encode_message(A, 9, bytes(MAX + 1)), "of 65 bytes is over the maximum of 64"),
+            (bytes(corrupt), f"is 01020304, that of the bytes is {actual}"),
+        ]:
+            self.assertIn(words, self.fault(data).reason)
+
+    def test_corrupt_is_about_its_frame(self) -> None:
+        """The NACK of a damaged frame names client and sequence as they arrived."""
+        data = bytearray(encode_message(B, 300, b"body"))
+        data[-1] ^= 1
+        fault = self.fault(bytes(data))
+        self.assertEqual((fault.client, fault.sequence), (B, 300))
+
+    def test_enquiry(self) -> None:
+        """An ENQUIRY says who asks and the highest version spoken."""
+        for version in (1, 2, 255):
+            self.assertEqual(decode(encode_enquiry(B, version)), [Enquiry(B, version)])
+        self.assertEqual(decode(encode_enquiry(A)), [Enquiry(A, 1)])
+
+    def test_longest_of_all(self) -> None:
+        """16 MiB is a long body, a byte more is no frame; both are known by their first bytes."""
+        for length, code in [(1 << 24, NackCode.TOO_LONG), ((1 << 24) + 1, NackCode.MALFORMED)]:
+            header = (29 + length).to_bytes(4, "big") + encode_message(A, 1, b"")[4:]
+            (fault,) = decode(header)
+            self.assertEqual(fault.code, code)
+        self.assertEqual(decode((29).to_bytes(4, "big")), [])
+        self.assertEqual(decode((29 + (1 << 24)).to_bytes(4, "big")), [])
+        for length in (28, 30 + (1 << 24)):
+            (fault,) = decode(length.to_bytes(4, "big"))
+            self.assertEqual((fault.code, fault.sequence), (NackCode.MALFORMED, 0))
+            self.assertEqual(fault.client, NOBODY)
+
+    def test_length_is_judged_after_good_frames(self) -> None:
+        """What follows a whole frame in the same read is looked at as if it had come alone."""
+        good = encode_message(A, 1, b"x")
+        run, fault = decode(good + b"GET ")
+        self.assertEqual((run.first, fault.code), (1, NackCode.MALFORMED))
+        self.assertEqual([type(e) for e in decode(good + b"\0\0\0")], [Run])
+
+    def test_nothing_follows_a_malformed_frame(self) -> None:
+        """Neither in the same read nor in later ones."""
+        for bad in (b"GET ", bytes(40), _encode(0x02, A, 7, b"")):
+            decoder = FrameDecoder(MAX)
+            self.assertEqual(len(decoder.feed(bad)), 1)
+            self.assertFalse(decoder.partial)
+            self.assertEqual(decoder.feed(encode_message(A, 1, b"x")), [])
+
+    def test_checksums_and_heads(self) -> None:
+        """A run has of each message what was on the wire, alone or among others, long or short."""
+        frames = [encode_message(A, n, body) for n, body in enumerate([b"a", b"", b"ccc"], 5)]
+        for parts in (frames, frames[:1]):
+            (run,) = decode(b"".join(parts))
+            self.assertEqual(run.heads, [frame[4:33] for frame in parts])
+            self.assertEqual(run.bodies, [frame[33:] for frame in parts])
+            sums = [int.from_bytes(frame[4:8], "big") for frame in parts]
+            self.assertEqual(run.checksums, sums)
 
     def test_absurd_length_is_said_at_once(self) -> None:
         """Four bytes are enough to know that it is no frame; no more is waited for."""
@@ -184,6 +259,11 @@ class DecoderTest(SynchronousTestCase):
         self.assertTrue(decoder.partial)
         self.assertEqual(decoder.feed(bytes(9000)), [])
         self.assertEqual(decoder._pieces, [])
+        self.assertTrue(decoder.partial)
+        self.assertEqual(decoder.feed(bytes(10_033 - 9100)), [])
+        self.assertFalse(decoder.partial)
+        (run,) = decoder.feed(encode_message(A, 9, b"x"))
+        self.assertEqual(run.bodies, [b"x"])
 
     def test_partial(self) -> None:
         """A decoder knows whether it is in the middle of a frame."""
@@ -192,6 +272,8 @@ class DecoderTest(SynchronousTestCase):
             decoder = FrameDecoder(MAX)
             decoder.feed(data[:length])
             self.assertEqual(decoder.partial, 0 < length < len(data))
+            self.assertEqual(len(decoder.feed(data[length:])), int(length < len(data)))
+            self.assertFalse(decoder.partial)
 
     def test_long_frames_are_joined_once(self) -> None:
         """A frame of many pieces is copied once, not at each piece."""
@@ -210,6 +292,33 @@ class DecoderTest(SynchronousTestCase):
             events += decoder.feed(Counting(data[at : at + 1000]))
         self.assertEqual(len(flatten(events)), 1)
         self.assertLessEqual(copied, 1)
+
+
+class BytesTest(SynchronousTestCase):
+    def test_message(self) -> None:
+        """The bytes of a frame are those of docs/protocol.md, made here without our code."""
+        checked = b"\x01" + A + (7).to_bytes(8, "big") + b"body"
+        checksum = google_crc32c.value(checked)
+        frame = (33).to_bytes(4, "big") + checksum.to_bytes(4, "big") + checked
+        self.assertEqual(encode_message(A, 7, b"body"), frame)
+        self.assertEqual(message_checksum(A, 7, b"body"), checksum)
+
+    def test_many_messages(self) -> None:
+        """Many at once are the same bytes as one by one, and the receipts to expect fit."""
+        for many in ([b"a", b"", b"ccc"], [b"one"], []):
+            data, heads = encode_messages(A, 5, many)
+            frames = [encode_message(A, 5 + n, body) for n, body in enumerate(many)]
+            self.assertEqual(data, b"".join(frames))
+            self.assertEqual(heads, [frame[4:33] for frame in frames])
+
+    def test_acks(self) -> None:
+        """An ACK is the message's header with type 0x06, and the length 29."""
+        for count in (1, 2, 5):
+            heads = [encode_message(A, n, b"x")[4:33] for n in range(1, count + 1)]
+            expected = b"".join(
+                (29).to_bytes(4, "big") + head[:4] + b"\x06" + head[5:] for head in heads
+            )
+            self.assertEqual(encode_acks(heads), expected)
 
 
 class AnswersTest(SynchronousTestCase):
@@ -234,3 +343,45 @@ class AnswersTest(SynchronousTestCase):
         data[-1] ^= 1
         self.assertRaises(ValueError, list, decode_answers(bytes(data)))
         self.assertRaises(ValueError, list, decode_answers(encode_message(A, 1, b"")))
+
+    def test_in_part(self) -> None:
+        """An answer that has not come whole is waited for, however little is missing."""
+        ack = encode_acks([encode_message(A, 1, b"x")[4:33]])
+        nack = encode_nack(B, 2, 6, 0, "")
+        for end in range(len(ack), len(ack) + len(nack)):
+            ((first, after),) = decode_answers((ack + nack)[:end])
+            self.assertEqual((first.sequence, after), (1, len(ack)))
+        (_, (last, _)) = decode_answers(ack + nack)
+        self.assertEqual(last, Nack(B, 2, NackCode.UNAVAILABLE, 0, ""))
+
+    def test_no_answers(self) -> None:
+        """What cannot be an answer is an error that says what came, and is not waited for."""
+        for data, words in [
+            ((28).to_bytes(4, "big"), "an answer of 28 bytes"),
+            ((64 * 1024 + 1).to_bytes(4, "big"), "an answer of 65537 bytes"),
+            (b"HTTP", "is no answer of msglog's"),
+            (_encode(0x06, A, 1, b"x"), "type 0x06 with 1 body bytes"),
+            (_encode(0x15, A, 1, bytes(8)), "type 0x15 with 8 body bytes"),
+            (_encode(0x16, A, 1, bytes(8)), "type 0x16 with 8 body bytes"),
+            (_encode(0x16, A, 1, bytes(10)), "type 0x16 with 10 body bytes"),
+            (_encode(0x01, A, 1, bytes(9)), "type 0x01 with 9 body bytes"),
+            (encode_nack(A, 1, 5, 1, "x")[:-1] + b"y", "the checksum of an answer is wrong"),
+        ]:
+            with self.assertRaises(ValueError) as caught:
+                list(decode_answers(data))
+            self.assertIn(words, str(caught.exception))
+
+    def test_longest(self) -> None:
+        """An answer may have 64 KiB."""
+        self.assertEqual(list(decode_answers((64 * 1024).to_bytes(4, "big"))), [])
+        reason = "x" * (64 * 1024 - 29 - 9)
+        ((nack, _),) = decode_answers(encode_nack(A, 5, 4, 3, reason))
+        self.assertEqual(nack.reason, reason)
+
+    def test_reasons_are_harmless(self) -> None:
+        """A reason that is no UTF-8, or would steer a terminal, is made fit to show."""
+        data = _encode(0x15, A, 1, b"\x05" + bytes(8) + b"a\x1b[2J\xffz")
+        ((nack, _),) = decode_answers(data)
+        self.assertNotIn("\x1b", nack.reason)
+        self.assertTrue(nack.reason.startswith("a"))
+        self.assertTrue(nack.reason.endswith("\ufffdz"), nack.reason)

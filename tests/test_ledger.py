@@ -169,3 +169,179 @@ class LedgerTest(SynchronousTestCase):
         self.replay(8, joining=True)
         _, verdict = self.ledger.admit(make_batch(A, 6, b"x", b"x", b"x", b"x"))
         self.assertEqual([r.start for r in verdict.refusals], [0])
+
+    def stored(self, count: int) -> None:
+        self.log(A, 1, *[b"%d" % n for n in range(1, count + 1)])
+
+    def refusals(self, first: int, *bodies: bytes) -> list[tuple[int, int, int, int]]:
+        _, verdict = self.ledger.admit(make_batch(A, first, *bodies))
+        self.ledger.settle()
+        return [(r.start, r.stop, r.code, r.expected) for r in verdict.refusals]
+
+    def test_what_refusals_say(self) -> None:
+        """Which messages, why, what is expected, and in words that name the sequence."""
+        self.stored(WINDOW + 2)
+        next_one = WINDOW + 3
+        self.assertEqual(
+            self.refusals(next_one + 1, b"x", b"y"), [(0, 2, NackCode.OUT_OF_ORDER, next_one)]
+        )
+        self.assertEqual(
+            self.refusals(2, b"2", b"3", b"other"),
+            [(0, 1, NackCode.CONFLICT, next_one), (2, 3, NackCode.CONFLICT, next_one)],
+        )
+        for first, words in [
+            (next_one + 1, f"expected sequence {next_one}"),
+            (2, "sequence 2 is logged, but too long ago to compare"),
+            (4, "sequence 4 is logged with other bytes"),
+        ]:
+            _, verdict = self.ledger.admit(make_batch(A, first, b"other"))
+            self.assertEqual(verdict.refusals[0].reason, words)
+
+    def test_refused_for_a_reason(self) -> None:
+        """Without room what is new is NOT_STORED for that reason; the rest is judged as ever."""
+        self.stored(3)
+        for first, bodies, refused in [
+            (1, [b"1", b"2", b"3"], []),
+            (3, [b"3", b"4", b"5"], [(1, 3, NackCode.NOT_STORED)]),
+            (4, [b"4"], [(0, 1, NackCode.NOT_STORED)]),
+            (9, [b"9"], [(0, 1, NackCode.NOT_STORED)]),
+            (2, [b"x", b"3", b"4"], [(0, 1, NackCode.CONFLICT), (2, 3, NackCode.NOT_STORED)]),
+        ]:
+            verdict = self.ledger.refuse(make_batch(A, first, *bodies), "no room")
+            self.assertEqual([(r.start, r.stop, r.code) for r in verdict.refusals], refused)
+            for refusal in verdict.refusals:
+                self.assertEqual(refusal.expected, 4)
+                if refusal.code is NackCode.NOT_STORED:
+                    self.assertEqual(refusal.reason, "no room")
+        self.assertEqual(self.ledger.last(A), 3)
+
+    def test_memory_is_exact(self) -> None:
+        """Memory is 450 bytes a client and 4 a checksum that is held, whatever happens."""
+        other = b"B" * 16
+
+        def right() -> None:
+            clients = self.ledger._clients.values()
+            self.assertEqual(self.ledger.memory, sum(450 + 4 * len(c.checksums) for c in clients))
+
+        for n in range(60):
+            self.log(A, n + 1, b"x")
+            right()
+        self.save()
+        right()
+        self.ledger.admit(make_batch(A, 61, b"x", b"y"))
+        self.ledger.admit(make_batch(A, 63, b"z"))
+        self.ledger.admit(make_batch(other, 1, b"x"))
+        self.ledger.admit(make_batch(other, 2, b"x", b"x"))
+        self.assertEqual(
+            self.ledger.memory, 450 * 2 + 4 * (len(self.ledger._clients[A].checksums) + 3)
+        )
+        self.ledger.roll_back()
+        right()
+        self.assertEqual(
+            (len(self.ledger), self.ledger.last(A), self.ledger.last(other)), (1, 60, 0)
+        )
+        self.ledger = Ledger(self.saved.get, WINDOW, 1 << 20)
+        for sequence in range(61, 100):
+            self.replay(sequence)
+            right()
+        self.assertLessEqual(len(self.ledger._clients[A].checksums), 2 * WINDOW)
+        self.assertGreaterEqual(len(self.ledger._clients[A].checksums), WINDOW)
+
+    def test_limits_of_memory(self) -> None:
+        """Overfull is over the limit, exhausted over twice the limit."""
+        for over, overfull, exhausted in [
+            (0, False, False),
+            (1, True, False),
+            (1000, True, False),
+            (1001, True, True),
+        ]:
+            ledger = Ledger(self.saved.get, WINDOW, 1000)
+            ledger.memory = 1000 + over
+            self.assertEqual((ledger.overfull, ledger.exhausted), (overfull, exhausted))
+
+    def test_refused_when_exhausted(self) -> None:
+        """A stranger is refused whole, and told why; it leaves nothing."""
+        ledger = Ledger(self.saved.get, WINDOW, 10)
+        ledger.admit(make_batch(A, 1, b"x"))
+        ledger.settle()
+        self.assertTrue(ledger.exhausted)
+        start, verdict = ledger.admit(make_batch(b"B" * 16, 1, b"x", b"y"))
+        self.assertEqual(start, 2)
+        (refusal,) = verdict.refusals
+        self.assertEqual((refusal.start, refusal.stop, refusal.expected), (0, 2, 1))
+        self.assertEqual(refusal.reason, "the ledger cannot be written and is full")
+        self.assertEqual(len(ledger), 1)
+
+    def test_who_is_let_go_of(self) -> None:
+        """Nobody before the limit is exceeded, and no more than it takes."""
+        self.ledger = Ledger(self.saved.get, WINDOW, 3 * (CLIENT_BYTES + 4))
+        ids = [bytes([n]) * 16 for n in range(1, 6)]
+        for client in ids[:3]:
+            self.log(client, 1, b"x")
+        self.save()
+        self.assertEqual(len(self.ledger), 3)
+        self.log(ids[3], 1, b"x")
+        self.assertEqual(list(self.ledger._clients), ids[1:4])
+        # Those that no checkpoint has stay, and so do those behind them.
+        self.log(ids[1], 2, b"y")
+        self.log(ids[2], 2, b"y")
+        self.log(ids[4], 1, b"x")
+        self.assertEqual(len(self.ledger), 4)
+        self.assertTrue(self.ledger.overfull)
+        self.save()
+        self.assertFalse(self.ledger.overfull)
+        self.assertEqual([self.ledger.last(client) for client in ids], [1, 2, 2, 1, 1])
+
+    def test_nobody_during_a_commit(self) -> None:
+        """A checkpoint that ends while a commit is under way lets go of nobody."""
+        self.ledger = Ledger(self.saved.get, WINDOW, 10)
+        self.log(A, 1, b"x")
+        self.ledger.admit(make_batch(A, 2, b"y"))
+        self.save()
+        self.assertEqual(len(self.ledger), 1)
+        self.ledger.settle()
+        self.assertEqual(self.ledger.last(A), 2)
+
+    def test_saved_while_it_went_on(self) -> None:
+        """A client that wrote more than the checkpoint has is not let go of."""
+        self.ledger = Ledger(self.saved.get, WINDOW, 10)
+        self.log(A, 1, b"x")
+        state = self.ledger.dirty[A]
+        self.log(A, 2, b"y")
+        self.ledger.saved({A: (state, 1)})
+        self.assertEqual((list(self.ledger.dirty), len(self.ledger), state.saved), ([A], 1, 1))
+        self.ledger.saved({A: (state, 2)})
+        self.assertEqual((self.ledger.dirty, len(self.ledger), self.ledger.memory), ({}, 0, 0))
+
+    def test_trimmed(self) -> None:
+        """Checksums beyond the window go when they are a quarter of it, and never within it."""
+        for n in range(1, WINDOW + 3):
+            self.log(A, n, b"%d" % n)
+        self.assertEqual(len(self.ledger._clients[A].checksums), WINDOW + 2)
+        self.log(A, WINDOW + 3, b"x")
+        self.assertEqual(len(self.ledger._clients[A].checksums), WINDOW)
+        self.assertEqual(self.refusals(4, *[b"%d" % n for n in range(4, WINDOW + 3)]), [])
+
+    def test_replay_says_what_is_wrong(self) -> None:
+        """The error names the sequence and what would be next."""
+        self.replay(1)
+        with self.assertRaises(ReplayError) as caught:
+            self.replay(5)
+        self.assertEqual(str(caught.exception), "sequence 5 of a client whose next is 2")
+        self.assertRaises(ReplayError, self.replay, 0)
+
+    def test_replay_behind_what_is_remembered(self) -> None:
+        """A record older than all that is remembered is taken for the one that was saved."""
+        for n in range(1, 4 * WINDOW):
+            self.log(A, n, b"x")
+        self.save()
+        self.ledger = Ledger(self.saved.get, WINDOW, 1 << 20)
+        self.replay(1, b"other")
+        held = len(self.saved[A].checksums)
+        oldest = 4 * WINDOW - held
+        self.replay(oldest - 1, b"other")
+        self.assertRaises(ReplayError, self.replay, oldest, b"other")
+        self.replay(oldest)
+        self.assertEqual(self.ledger.dirty, {})
+        self.replay(4 * WINDOW)
+        self.assertEqual(list(self.ledger.dirty), [A])

@@ -12,9 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from msglog import RecordError
 from msglog._batch import MAX_SEQUENCE
 from msglog._records import (
+    MAX_LINE_BYTES,
+    UNTIMED,
     Record,
     format_fragments,
     format_line,
+    format_lines,
     format_time,
     opening,
     parse_line,
@@ -133,11 +136,104 @@ class LinesTest(SynchronousTestCase):
             line = json.dumps({**good, **change}).encode()
             if line != json.dumps(good).encode():
                 self.assertRaises(RecordError, parse_line, line)
+        self.assertEqual(parse_line(json.dumps(good).encode()).body, b"hello")
         for line in (b"", b"[]", b"7", b"null", b"{}", b'"x"', bytes(100)):
             self.assertRaises(RecordError, parse_line, line)
 
+    def test_bytes(self) -> None:
+        """A line is to the byte as docs/log-format.md says, alone and in batches."""
+        texts = [b"hi", b"\xff\x00", 'é€\u2028\x7f\x85"\\\n'.encode(), b""]
+        batch = make_batch(A, 41, *texts)
+        start = b'{"time":"2026-11-18T11:06:40.123456Z","client":"'
+        start += b'00010203-0405-0607-0809-0a0b0c0d0e0f","seq":'
+        ends = [
+            b'"message":"hi"}',
+            b'"base64":"/wA="}',
+            '"message":"é€\\u2028\\u007f\\u0085\\"\\\\\\n"}'.encode(),
+            b'"message":""}',
+        ]
+        lines = [
+            start + b'%d,"crc":"%08x",' % (41 + n, batch.checksums[n]) + end + b"\n"
+            for n, end in enumerate(ends)
+        ]
+        records = [Record(NOW, A, 41 + n, batch.checksums[n], body) for n, body in enumerate(texts)]
+        self.assertEqual([format_line(record) for record in records], lines)
+        time = format_time(NOW)
+        self.assertEqual(format_lines(batch).replace(UNTIMED, time), b"".join(lines))
+        for n, body in enumerate(texts):
+            one = format_lines(make_batch(A, 41 + n, body))
+            self.assertEqual(one.replace(UNTIMED, time), lines[n])
+        self.assertEqual(format_lines(make_batch(A, 1, b"a", b"b")).count(UNTIMED), 2)
+        self.assertEqual(parse_line(lines[0].rstrip(b"\n")), records[0])
+
+    def test_small_checksums(self) -> None:
+        """A checksum has eight digits, however small it is."""
+        line = format_line(Record(NOW, A, 1, 0xAB, b"x"))
+        self.assertIn(b',"crc":"000000ab",', line)
+        self.assertIn(b',"crc":"000000ab",', format_line(Record(NOW, A, 1, 0xAB, b"\xff")))
+
+    def test_errors_say_why(self) -> None:
+        """What is wrong with a line is said in words, and where it can be with the value."""
+        good = json.loads(format_line(record_of(b"hello")))
+        for change, words in [
+            ({"seq": 0}, "seq 0 is not between 1 and 9007199254740991"),
+            ({"seq": True}, "seq True is not between"),
+            ({"more": 1}, "a field is of a wrong shape, or there is one too many"),
+            ({"crc": "123456789"}, "a field is of a wrong shape"),
+            ({"crc": "zzzzzzzz"}, "not a record: ValueError"),
+            ({"time": "2026-11-24"}, "not a time: '2026-11-24'"),
+            ({"message": 7}, "not a record: AttributeError"),
+            ({"message": "other"}, "the checksum is not that of the content"),
+        ]:
+            with self.assertRaises(RecordError) as caught:
+                parse_line(json.dumps({**good, **change}).encode())
+            self.assertIn(words, str(caught.exception))
+        with self.assertRaises(RecordError) as caught:
+            parse_line(b"{")
+        self.assertTrue(str(caught.exception).startswith("not JSON: "))
+        with self.assertRaises(RecordError) as caught:
+            parse_line(b"[]")
+        self.assertTrue(str(caught.exception).startswith("not a record: TypeError"))
+
+    def test_base64_is_strict(self) -> None:
+        """Bytes that a lenient decoder passes over are no record: there is one way to write it."""
+        line = format_line(record_of(b"\xff\xfe"))
+        self.assertEqual(parse_line(line).body, b"\xff\xfe")
+        self.assertRaises(RecordError, parse_line, line.replace(b"//4=", b"//4=="))
+        self.assertRaises(RecordError, parse_line, line.replace(b"//4=", b"/ /4="))
+
+    def test_longest(self) -> None:
+        """The bound for a line is that of the longest body, each byte escaped as six."""
+        record = record_of(bytes(1 << 24), MAX_SEQUENCE)
+        self.assertLessEqual(len(format_line(record)), MAX_LINE_BYTES)
+
 
 class TimeTest(SynchronousTestCase):
+    def test_forms(self) -> None:
+        """Only the one form is a time, each sign of it in its place."""
+        good = "2026-11-18T11:06:40.123456Z"
+        self.assertEqual(parse_time(good), NOW)
+        self.assertEqual(format_time(NOW), good.encode())
+        self.assertEqual(format_time(0), b"1970-01-01T00:00:00.000000Z")
+        for bad in (
+            good[:-1],
+            good + "Z",
+            good[:-1] + "z",
+            good.replace("T", " "),
+            good.replace(".", ","),
+            good.replace("-11-", "-13-"),
+            "2026-11-18T11:06:40.12345+Z",
+            "2026-11-18T11:06:40+01:00:0",
+        ):
+            with self.assertRaises(ValueError, msg=bad) as caught:
+                parse_time(bad)
+            if "-13-" not in bad and "+Z" not in bad:
+                self.assertEqual(str(caught.exception), f"not a time: {bad!r}")
+
+    def test_years_have_four_digits(self) -> None:
+        """The first years too, so that times sort as text."""
+        self.assertEqual(format_time(-62135596800000000), b"0001-01-01T00:00:00.000000Z")
+
     @settings(deadline=None)
     @given(st.integers(0, 253402300799999999))
     def test_round_trip(self, time: int) -> None:

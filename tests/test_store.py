@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import EventLoggingObserver
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import FileStore, Limits, NackCode, StoreFailed, parse_line
@@ -30,7 +33,7 @@ class MemoryStoreTest(StoreContract, SynchronousTestCase):
 
 
 class FileCase(SynchronousTestCase):
-    def make_store(self, **limits) -> FileStore:
+    def make_store(self, sync: float = 0.0, **limits) -> FileStore:
         self.path = Path(self.mktemp())
         self.clock = Clock()
         self.disk = FaultyDisk()
@@ -41,6 +44,7 @@ class FileCase(SynchronousTestCase):
             self.clock,
             self.path,
             made,
+            sync,
             on_failure=self.failures.append,
             writer=LogWriter(
                 self.path, made, disk=self.disk, clock=lambda: 1e6, monotonic=lambda: 0.0
@@ -161,6 +165,21 @@ class InPlaceTest(FileCase):
         store.append(make_batch(A, 2, b"x"), lambda _: seen.append(2))
         self.worker.step()
         self.assertEqual(seen, [1, 2])
+
+    def test_asked_for_more_by_a_verdict(self) -> None:
+        """Who hears a verdict may ask for more: it is done in its turn, and all is answered."""
+        store = self.make_store()
+        reopened = []
+        store.append(make_batch(A, 1, b"x"), lambda _: reopened.append(store.reopen()))
+        self.clock.advance(0)
+        be_quick(store)
+        second = appended(store, make_batch(A, 2, b"x"))
+        self.worker.step()
+        self.assertNoResult(second)
+        self.assertEqual(len(self.worker._work), 1)
+        self.settle(store)
+        self.successResultOf(reopened[0])
+        self.assertEqual(self.successResultOf(second), STORED)
 
     def test_a_failure_is_fail_stop(self) -> None:
         store = self.make_store()
@@ -338,3 +357,377 @@ class FileStoreTest(FileCase):
         self.assertEqual(len(self.worker._work), 1)
         self.settle(store)
         self.assertEqual(len(self.stored(store)), 1)
+
+    def test_a_tick_goes_on_while_more_is_due(self) -> None:
+        """What is due is done in steps, one after the other, while there is nothing to commit."""
+        store = self.make_store()
+        results = iter([True, True, False])
+        ticks = []
+        self.patch(store.writer, "tick", lambda: (ticks.append(1), next(results))[1])
+        self.clock.advance(1)
+        self.assertEqual(len(ticks), 0)
+        self.settle(store)
+        self.assertEqual(len(ticks), 3)
+
+    def test_a_commit_comes_before_the_next_step(self) -> None:
+        """What was appended during a step is written before another is begun."""
+        store = self.make_store()
+        self.patch(store.writer, "tick", lambda: True)
+        self.clock.advance(1)
+        verdict = self.append(store, 1, b"x")
+        self.clock.advance(0)
+        self.assertEqual(len(self.worker._work), 1)
+        self.worker.step()
+        self.worker.step()
+        self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual(self.worker._work, [])
+
+    def test_an_idle_tick_that_fails(self) -> None:
+        """A failed step is fail-stop, with the reason; no further step is begun."""
+        store = self.make_store()
+
+        def tick() -> bool:
+            raise StoreFailed("the disk is gone")
+
+        self.patch(store.writer, "tick", tick)
+        self.clock.advance(1)
+        self.settle(store)
+        self.assertEqual([str(failure) for failure in self.failures], ["the disk is gone"])
+        self.assertIs(store.failed, self.failures[0])
+        self.assertEqual(self.worker._work, [])
+        (refusal,) = self.successResultOf(self.append(store, 1, b"x")).refusals
+        self.assertEqual(refusal.code, NackCode.NOT_STORED)
+        self.assertIn("failed", refusal.reason)
+
+    def test_how_often_ticks_come(self) -> None:
+        """Each second, and four times within the seconds of C{sync} if those are fewer."""
+        for sync, every in ((0.0, 1.0), (2.0, 0.5), (60.0, 1.0)):
+            store = self.make_store(sync=sync)
+            self.clock.advance(every - 0.01)
+            self.assertEqual(len(self.worker._work), 0)
+            self.clock.advance(0.02)
+            self.assertEqual(len(self.worker._work), 1)
+            store._ticks.stop()
+
+    def test_no_one_to_tell(self) -> None:
+        """A store may fail without C{on_failure}."""
+        store = self.make_store()
+        store._on_failure = None
+        self.disk.errors = {"sync": errno.EIO}
+        verdict = self.append(store, 1, b"x")
+        self.settle(store)
+        self.assertEqual(self.successResultOf(verdict).refusals[0].code, NackCode.NOT_STORED)
+
+    def test_a_defect_is_told(self) -> None:
+        """The reason of a failure that nobody thought of names the error."""
+        store = self.make_store()
+        store._writer._write = lambda data: 1 / 0
+        self.append(store, 1, b"x")
+        self.settle(store)
+        self.assertIn("ZeroDivisionError", str(self.failures[0]))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_verdict_that_is_not_taken(self) -> None:
+        """A defect of one who asked is logged, and the others have their answers."""
+        store = self.make_store()
+
+        def judged(verdict: object) -> None:
+            raise LookupError("a defect")
+
+        store.append(make_batch(A, 1, b"x"), judged)
+        verdict = self.append(store, 2, b"y")
+        self.settle(store)
+        self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
+        verdict = self.append(store, 3, b"z")
+        self.settle(store)
+        self.assertEqual(self.successResultOf(verdict), STORED)
+
+    def test_closed(self) -> None:
+        """A store that is not started, or stopped, takes nothing and knows nothing."""
+        store = self.make_store()
+        self.successResultOf(self.stop(store))
+        (refusal,) = self.successResultOf(self.append(store, 1, b"x", b"y")).refusals
+        self.assertEqual(
+            (refusal.start, refusal.stop, refusal.code, refusal.expected),
+            (0, 2, NackCode.UNAVAILABLE, 0),
+        )
+        self.assertEqual(refusal.reason, "the log is closed")
+        self.assertIsNone(self.successResultOf(store.last(A)))
+        self.assertEqual(store.append(make_batch(A, 1, b"x"), lambda verdict: None), 0)
+        self.assertEqual((self.worker._work, self.clock.getDelayedCalls()), ([], []))
+
+    def stop(self, store: FileStore):
+        stopped = store.stopService()
+        self.settle(store)
+        return stopped
+
+    def test_stopped_twice(self) -> None:
+        """Whoever stops it is told when it is stopped, also if it is already."""
+        store = self.make_store()
+        self.append(store, 1, b"x")
+        self.clock.advance(0)
+        first, second = store.stopService(), store.stopService()
+        self.assertNoResult(first)
+        self.settle(store)
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.successResultOf(store.stopService())
+        store.reopen()
+        store._tick()
+        self.assertEqual(self.worker._work, [])
+
+    def test_a_stop_that_fails(self) -> None:
+        """If the disk fails in the end, that is said, and the stop ends all the same."""
+        store = self.make_store()
+
+        def close() -> None:
+            raise StoreFailed("no")
+
+        close_really = store.writer.close
+        self.patch(store.writer, "close", close)
+        self.successResultOf(self.stop(store))
+        self.assertEqual([str(failure) for failure in self.failures], ["no"])
+        self.assertTrue(self.worker.stopped)
+        close_really()
+
+    def test_reopened(self) -> None:
+        """Everyone who asked is told when it is done, in the order of asking; and not before."""
+        store = self.make_store()
+        verdict = self.append(store, 1, b"x")
+        self.clock.advance(0)
+        first, second = store.reopen(), store.reopen()
+        self.worker.step()
+        self.successResultOf(verdict)
+        self.assertNoResult(first)
+        self.worker.step()
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.assertEqual(self.worker._work, [])
+
+    def test_reopening_fails(self) -> None:
+        """Nobody is told that it is done if the disk failed, and nobody after that."""
+        store = self.make_store()
+        self.path.rename(self.path.with_name("moved"))
+        self.disk.errors = {"open": errno.EIO}
+        done = store.reopen()
+        self.settle(store)
+        self.assertNoResult(done)
+        self.assertEqual(len(self.failures), 1)
+        self.assertNoResult(store.reopen())
+        self.assertEqual(self.worker._work, [])
+
+    def test_asking(self) -> None:
+        """What is asked is answered when all that was appended before is judged."""
+        store = self.make_store()
+        self.append(store, 1, b"x", b"y")
+        after = store.last(A)
+        self.assertNoResult(after)
+        self.settle(store)
+        self.assertEqual(self.successResultOf(after), 2)
+        alone = store.last(A)
+        self.settle(store)
+        self.assertEqual(self.successResultOf(alone), 2)
+
+
+class GatheringTest(FileCase):
+    def test_waits_until_told(self) -> None:
+        """What comes between C{gather} and C{commit} is one commit, begun with the latter."""
+        store = self.make_store()
+        self.disk.calls.clear()
+        store.gather()
+        verdict = appended(store, make_batch(A, 1, b"x"))
+        last = store.last(A)
+        other = appended(store, make_batch(B, 1, b"y"))
+        self.clock.advance(0)
+        self.assertEqual(self.worker._work, [])
+        store.commit()
+        self.assertEqual(len(self.worker._work), 1)
+        self.worker.step()
+        self.assertEqual(self.disk.calls.count("sync"), 1)
+        self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual(self.successResultOf(other), STORED)
+        self.assertEqual(self.successResultOf(last), 1)
+
+    def test_nothing_gathered(self) -> None:
+        """A round that brought nothing is no commit."""
+        store = self.make_store()
+        be_quick(store)
+        self.disk.calls.clear()
+        store.gather()
+        store.commit()
+        self.assertEqual((self.worker._work, self.disk.calls), ([], []))
+
+    def test_beside_a_commit(self) -> None:
+        """What was gathered while a commit is in the thread follows it."""
+        store = self.make_store()
+        first = appended(store, make_batch(A, 1, b"x"))
+        self.clock.advance(0)
+        store.gather()
+        second = appended(store, make_batch(A, 2, b"y"))
+        store.commit()
+        self.assertEqual(len(self.worker._work), 1)
+        self.settle(store)
+        self.assertEqual(self.successResultOf(first), STORED)
+        self.assertEqual(self.successResultOf(second), STORED)
+
+    def test_told_without_gathering(self) -> None:
+        """A commit that was due at the end of the turn is begun at once, and only once."""
+        store = self.make_store()
+        self.disk.calls.clear()
+        verdict = appended(store, make_batch(A, 1, b"x"))
+        store.commit()
+        self.settle(store)
+        self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual(self.disk.calls.count("sync"), 1)
+        later = appended(store, make_batch(A, 2, b"y"))
+        self.settle(store)
+        self.assertEqual(self.successResultOf(later), STORED)
+
+
+class BoundsTest(FileCase):
+    def commits(self, lines: int, limit: int) -> list[int]:
+        """How many entries each commit had, of batches whose lines are of a length."""
+        store = self.make_store(max_commit_bytes=limit)
+        many: list[int] = []
+        commit = store.writer.commit
+        self.patch(store.writer, "commit", lambda e: (many.append(len(e)), commit(e))[1])
+        verdicts = []
+        size = 0
+        for n in range(1, 8):
+            batch = make_batch(A, n, b"x" * lines)
+            verdict = Deferred()
+            size = store.append(batch, verdict.callback)
+            verdicts.append(verdict)
+        self.size = size
+        self.settle(store)
+        self.assertEqual([self.successResultOf(verdict) for verdict in verdicts], [STORED] * 7)
+        return many
+
+    def test_by_bytes(self) -> None:
+        """A commit ends with the entry that reaches the limit, each counting 2 KiB besides."""
+        self.commits(300, 1 << 20)
+        each = self.size + 2048
+        self.assertEqual(self.commits(300, 3 * each), [3, 3, 1])
+        self.assertEqual(self.commits(300, 3 * each + 1), [4, 3])
+        self.assertEqual(self.commits(300, 7 * each + 1), [7])
+        self.assertEqual(self.commits(300, 7 * each), [7])
+        self.assertEqual(self.commits(300, 2 * each), [2, 2, 2, 1])
+
+    def test_what_waits_counts(self) -> None:
+        """What is left for the next commit decides whether that one is small."""
+        store = self.make_store(in_place_bytes=700)
+        self.assertGreater(store.append(make_batch(A, 1, b"x" * 300), lambda _: None), 350)
+        store.append(make_batch(A, 2, b"x" * 300), lambda _: None)
+        self.clock.advance(0)
+        be_quick(store)
+        verdict = appended(store, make_batch(A, 3, b"x" * 100))
+        self.worker.step()
+        self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual(self.worker._work, [])
+
+
+class FiguresTest(FileCase):
+    def test_how_long_the_disk_is_busy(self) -> None:
+        """While it works the time since it began, and else 0, also if the clock is set back."""
+        store = self.make_store()
+        self.assertEqual(store.busy_seconds, 0.0)
+        self.clock.advance(7)
+        self.settle(store)
+        appended(store, make_batch(A, 1, b"x"))
+        self.clock.advance(0)
+        self.clock.rightNow += 3
+        self.assertEqual(store.busy_seconds, 3.0)
+        self.assertEqual(store.figures().busy_seconds, 3.0)
+        self.clock.rightNow -= 100
+        self.assertEqual(store.busy_seconds, 0.0)
+        self.clock.rightNow += 100
+        self.settle(store)
+        self.assertEqual(store.busy_seconds, 0.0)
+
+    def test_what_it_says_of_itself(self) -> None:
+        """Its figures are those of the log, its commits, its disk and its ledger."""
+        store = self.make_store()
+        self.disk.free = 123_456_789
+        appended(store, make_batch(A, 1, b"x", b"y"))
+        appended(store, make_batch(B, 1, b"z"))
+        self.settle(store)
+        figures = store.figures()
+        size = self.path.stat().st_size
+        self.assertEqual((figures.records, figures.log_bytes, figures.log_size), (3, size, size))
+        self.assertEqual(figures.commit_messages.total, 3)
+        self.assertEqual(figures.durable_time, 1e6)
+        self.assertEqual((figures.ledger_clients, figures.ledger_dirty), (2, 2))
+        self.assertEqual(figures.ledger_bytes, store.writer.ledger.memory)
+        self.assertFalse(figures.failed)
+        self.assertEqual(figures.recovered.records, 0)
+        self.assertEqual(figures.disk_size, store.writer.space.size)
+        self.assertEqual(figures.disk_free, store.writer.space.free)
+        self.assertEqual((figures.disk_low, figures.times_low), (False, 0))
+        self.disk.errors = {"sync": errno.EIO}
+        appended(store, make_batch(A, 3, b"x"))
+        self.settle(store)
+        self.assertTrue(store.figures().failed)
+
+    def test_where_and_what(self) -> None:
+        """It names its file and gives the last lines, up to an end that is no torn record."""
+        store = self.make_store()
+        self.assertEqual((store.title, store.log_end()), (str(self.path), 0))
+        self.assertEqual(store.last_lines(0), [])
+        appended(store, make_batch(A, 1, b"x", b"y"))
+        self.settle(store)
+        end = store.log_end()
+        self.assertEqual(end, self.path.stat().st_size)
+        with self.path.open("ab") as file:
+            file.write(b"more")
+        self.assertEqual([parse_line(line).body for line in store.last_lines(end)], [b"x", b"y"])
+
+    def test_recovery_is_timed_and_told(self) -> None:
+        """A start says what it found, and how long that took."""
+        store = self.make_store()
+        appended(store, make_batch(A, 1, b"x", b"y"))
+        self.settle(store)
+        store.stopService()
+        self.settle(store)
+        for ledger in self.path.parent.glob(self.path.name + ".ledger*"):
+            ledger.unlink()
+        open_really = store.writer.open
+
+        def slowly():
+            self.clock.rightNow += 5
+            return open_really()
+
+        self.patch(store.writer, "open", slowly)
+        said = EventLoggingObserver()
+        globalLogPublisher.addObserver(said)
+        self.addCleanup(globalLogPublisher.removeObserver, said)
+        self.assertEqual(store.running, 0)
+        store.startService()
+        self.assertEqual(store.running, 1)
+        self.assertEqual(store.recovery_seconds, 5.0)
+        self.assertEqual(store.recovered.records, 2)
+        self.assertEqual(store.figures().recovery_seconds, 5.0)
+        self.assertIs(store.figures().recovered, store.recovered)
+        size = self.path.stat().st_size
+        (line,) = [formatEvent(event) for event in said if "recovered" in event]
+        self.assertEqual(
+            line,
+            f"writing {self.path}: {size} bytes, of which 2 records ({size} bytes) were read to "
+            "bring the ledger up to date",
+        )
+        store.stopService()
+        self.settle(store)
+        self.assertEqual(store.running, 0)
+
+    def test_window(self) -> None:
+        """It compares resends with as many messages as its limits say."""
+        self.assertEqual(self.make_store(window=7).window, 7)
+
+    def test_by_itself(self) -> None:
+        """With nothing but a path it has a writer of its own and the default limits."""
+        store = FileStore(Clock(), Path(self.mktemp()), worker=lambda reactor: StepWorker())
+        self.assertEqual(store.window, Limits().window)
+        store.startService()
+        self.addCleanup(store._writer._abandon)
+        self.addCleanup(store._ticks.stop)
+        self.assertEqual(store.title, str(store.writer.path))
