@@ -153,13 +153,11 @@ class Checkpoint:
         """See L{ICheckpoint.coverage}."""
         if self._meta("version") is None:
             return None
-        return Coverage(
-            self._meta("file"),
-            self._meta("offset"),
-            self._meta("time"),
-            bool(self._meta("complete")),
-            bool(self._meta("lazy")),
-        )
+        file, offset, time = (self._meta(key) for key in ("file", "offset", "time"))
+        # SQLite's pages have no checksums.
+        if [type(value) for value in (file, offset, time)] != [bytes, int, int]:
+            raise sqlite3.DatabaseError("what it covers of the log cannot be read")
+        return Coverage(file, offset, time, bool(self._meta("complete")), bool(self._meta("lazy")))
 
     def load(self, client: bytes) -> ClientState | None:
         """See L{ICheckpoint.load} (8 µs)."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import mmap
 import os
 from pathlib import Path
 
@@ -24,6 +23,10 @@ _KEEP_SIZE = 0x01  # FALLOC_FL_KEEP_SIZE
 _fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate64", None)
 if _fallocate is not None:
     _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+# What may be one page of a file's cache, which is forgotten wholly or not at all: 2 MiB at the most
+# on common machines.
+_CACHE_BYTES = 4 << 20
 
 # The log may hold what not everybody on the machine should read.
 _MODE = 0o640
@@ -181,7 +184,7 @@ class Disk:
     def forget(self, fd: int, offset: int) -> None:
         """See L{IDisk.forget}."""
         # (To write it once more does not help: ext4 knows the blocks as never written for good.)
-        os.posix_fadvise(fd, offset - offset % mmap.PAGESIZE, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(fd, offset - offset % _CACHE_BYTES, 0, os.POSIX_FADV_DONTNEED)
 
     def cut(self, fd: int, size: int) -> None:
         """See L{IDisk.cut}."""

@@ -184,13 +184,19 @@ class LogWriter:
                     f"cannot use {self.ledger_path}: {e}; see that there is room on the disk and "
                     f"that the folder may be written to, and start again"
                 ) from e
-            raise LedgerDamaged(
-                f"cannot use {self.ledger_path}: {e}; if it is damaged, move it away and start "
-                f"again: it is made anew from the log"
-            ) from e
+            raise self._damaged(e) from e
+        except UnicodeDecodeError as e:  # what SQLite says of a damaged file quotes it
+            self._abandon()
+            raise self._damaged("database disk image is malformed") from e
         except BaseException:
             self._abandon()
             raise
+
+    def _damaged(self, reason: object) -> LedgerDamaged:
+        return LedgerDamaged(
+            f"cannot use {self.ledger_path}: {reason}; if it is damaged, move it away and start "
+            f"again: it is made anew from the log"
+        )
 
     def _abandon(self) -> None:
         if self._checkpointer is not None:
@@ -338,10 +344,7 @@ class LogWriter:
         disk, fd = self._disk, self._fd
         try:
             if disk.size(fd) != self._size:
-                raise self._fail(
-                    f"{self.path} has {disk.size(fd)} bytes where {self._size} were written: "
-                    f"another program changed it"
-                )
+                raise self._changed(disk.size(fd))
             self._reserve(len(data))
             written = disk.write(fd, data)
             while written < len(data):
@@ -359,6 +362,21 @@ class LogWriter:
         if not self._size:
             self._begin_file(data)
         self._size += len(data)
+
+    def _changed(self, found: int) -> StoreFailed:
+        """
+        Another program cut the log or wrote to it.
+
+        The ledger notes what the log had: the next start must not take a cut for the torn end of
+        a crash, and go on without what was acknowledged.
+        """
+        self.ledger.roll_back()
+        with suppress(sqlite3.Error):
+            self._save(durable=True, complete=False)
+        return self._fail(
+            f"{self.path} has {found} bytes where {self._size} were written: another program "
+            f"changed it"
+        )
 
     def _reserve(self, count: int) -> None:
         """Have room set aside for what is written next, if there is plenty."""

@@ -216,6 +216,21 @@ class Faults(Case):
             self.assertIn("another program", str(error))
             writer.close()
 
+    def test_cut_by_another(self) -> None:
+        """
+        What it had is noted when it stops, so that the next start takes no cut for a torn end.
+        """
+        writer = self.open()
+        self.write(writer, 1, 5)
+        whole = self.log.read_bytes()
+        self.log.write_bytes(whole[:-3])
+        self.assertRaises(StoreFailed, writer.commit, [entry(A, 6, b"x")])
+        writer.close()
+        self.refuses(LedgerDamaged, "acknowledged messages are missing")
+        self.log.write_bytes(whole)
+        self.write(self.open(), 6, 1)
+        self.assertEqual(self.sequences(), [1, 2, 3, 4, 5, 6])
+
     def test_failed_checkpoint(self) -> None:
         """If the ledger cannot be written, the log goes on, and says it; later it is."""
         writer = self.open(checkpoint_seconds=10)
@@ -369,6 +384,21 @@ class Restarts(Case):
         self.ledger.write_bytes(b"not a database" * 1000)
         self.refuses(LedgerDamaged, str(self.ledger), "move it away")
         self.ledger.unlink()
+        self.open()
+
+    def test_ledger_with_damage(self) -> None:
+        """
+        So is damage of which SQLite says something that is no text, and that of what it has of
+        the log.
+        """
+        self.write(self.open(), 1, 1)
+        self.writers[-1].close()
+        whole = self.ledger.read_bytes()
+        for old, new in ((b"CREATE", b"CRE\xc1TE"), (b"offset", b"offse\xf4"), (b"time", b"tine")):
+            self.assertIn(old, whole)
+            self.ledger.write_bytes(whole.replace(old, new))
+            self.refuses(LedgerDamaged, str(self.ledger), "move it away")
+        self.ledger.write_bytes(whole)
         self.open()
 
     def test_full_disk_at_the_start(self) -> None:

@@ -54,16 +54,19 @@ class Server:
 
     def start(self, *options: str, under: tuple[str, ...] = ()) -> Server:
         begun = self._starts()
+        self.process = self._spawn([*under, *self.command(*options)])
+        wait_until(lambda: self._serves(begun), "listening", 60)
+        return self
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen:
         with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
-                [*under, *self.command(*options)],
+            return subprocess.Popen(
+                command,
                 cwd=self.folder,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-        wait_until(lambda: self._serves(begun), "listening", 60)
-        return self
 
     def _starts(self) -> int:
         return self.said().count("listening on ") if self.output.exists() else 0

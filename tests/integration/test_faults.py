@@ -1,8 +1,7 @@
-"""The real server against disks and peers that do what they should not."""
+"""The real server against a slow disk, and peers that do what they should not."""
 
 from __future__ import annotations
 
-import resource
 import shutil
 import signal
 import socket
@@ -16,69 +15,6 @@ import wire
 from conftest import BIN, Server, wait_until
 
 A, B = uuid.uuid4().bytes, uuid.uuid4().bytes
-
-
-def limit_files(server: Server, size: int) -> None:
-    """How large the server's files may become: EFBIG is ENOSPC's sibling, without a mount."""
-    assert server.process is not None
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-
-def test_full_disk(server: Server) -> None:
-    """Without room: NOT_STORED, what was acknowledged stands; with room it goes on by itself."""
-    with wire.Connection(server.port) as connection:
-        connection.log(A, 1, b"before")
-        size = server.log.stat().st_size
-        limit_files(server, size + 50)
-        for _ in range(3):
-            connection.send(wire.message(A, 2, b"x" * 100))
-            code, expected, *_ = connection.nack()
-            assert (code, expected) == (5, 2)
-            assert server.log.stat().st_size == size
-        connection.log(A, 1, b"before")  # a resend is still acknowledged
-        limit_files(server, resource.RLIM_INFINITY)
-        connection.log(A, 2, b"x" * 100)
-    server.stop()
-    assert wire.read_logs(server.log) == {A: [b"before", b"x" * 100]}
-
-
-@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
-@pytest.mark.parametrize("call", ["fdatasync:error=EIO", "fdatasync:error=ENOSPC"])
-def test_failed_sync(make_server, call) -> None:
-    """
-    After an error of fdatasync nothing is acknowledged, the process ends with status 1, and the
-    next start recovers.
-    """
-    server = make_server().start()
-    with wire.Connection(server.port) as connection:
-        connection.log(A, 1, b"durable")
-        server.stop()
-    # strace counts by thread, and the start syncs in another one: so the second commit.
-    server.process = None
-    real = [sys.executable, *server.command()]
-    plain, server.command = server.command, lambda *options: real
-    inject = f"inject={call}:when=2+"
-    # Of the log alone: SQLite syncs its own files with the same call.
-    of = ("-P", str(server.log))
-    server.start(under=("strace", "-f", "-qq", "-o", "/dev/null", *of, "-e", inject))
-    with wire.Connection(server.port) as connection:
-        connection.log(A, 2, b"durable too")
-        connection.send(b"".join(wire.message(A, n, b"lost") for n in range(3, 20)))
-        for _ in range(17):
-            assert connection.nack()[0] == 5
-        assert connection.receive() is None
-    assert server.wait() == 1, server.said()
-    assert "takes nothing more" in server.said()
-    assert "Traceback" not in server.said()
-    server.command = plain
-    server.start()
-    with wire.Connection(server.port) as connection:
-        durable = connection.terms(A)[0]
-        assert durable >= 2
-        for sequence in range(3, 20):
-            connection.log(A, sequence, b"lost")
-    server.stop()
-    assert len(wire.read_logs(server.log)[A]) == 19
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
@@ -151,24 +87,6 @@ def test_half_close(server: Server) -> None:
             assert answer[0] == wire.ACK
             assert answer[3] == sequence
         assert connection.receive() is None
-
-
-def test_never_reads(make_server) -> None:
-    """A peer that never reads its answers is aborted; others are served meanwhile."""
-    server = make_server("--unread-seconds", "1", "--max-unread-bytes", "10000").start()
-    with wire.Connection(server.port) as deaf, wire.Connection(server.port) as other:
-        deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.socket.settimeout(0.5)
-        flood = b"".join(wire.message(A, n, b"") for n in range(1, 400_000))
-        sent = 0
-        try:
-            while sent < len(flood):
-                sent += deaf.socket.send(flood[sent:])
-        except (TimeoutError, ConnectionError):
-            pass
-        assert sent < len(flood)
-        other.log(B, 1, b"served")
-        wait_until(lambda: "does not read its answers" in server.said(), "the abort")
 
 
 def test_partial_frame(make_server) -> None:
