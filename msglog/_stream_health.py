@@ -294,6 +294,12 @@ class StreamHealth:
             self._look()
 
     def _missing(self) -> str:
+        if self._created:
+            # To make one now would hide that everything acknowledged is gone, at the next start.
+            return (
+                f"the stream {self._stream} is not there any more: it was deleted, or its servers "
+                f"have lost it; do not make a new one before somebody has looked for its data"
+            )
         return (
             f"there is no stream {self._stream}: msglog stream create {self._access} "
             f"{self._shard.words}"
@@ -332,13 +338,13 @@ class StreamHealth:
         if self._created and created != self._created:
             self._lose(f"the stream {self._stream} was deleted and made again")
             return
-        self._created = created
+        first, self._created = not self._created, created
         self._counts.see_leader(info)
         self.info = info
         config = info.get("config", {})
         if config != self._config:
             self._config = config
-            self._see_settings(config)
+            self._see_settings(config, first)
         self._unusable = self._broken
         longest = max(MAX_PAYLOAD, 6 * self._limits.max_message_bytes + _LINE_BYTES) + _OVERHEAD
         if self._link.max_payload is not None and self._link.max_payload < longest:
@@ -347,8 +353,9 @@ class StreamHealth:
                 f"{longest} bytes: raise it, or lower --max-message-bytes"
             )
 
-    def _see_settings(self, config: Any) -> None:
+    def _see_settings(self, config: Any, first: bool) -> None:
         # Whether servers sync at once is not seen from here; msglog stream check asks them.
+        before = self._broken
         weaknesses = list(find_weaknesses(config, sync_always=True))
         for weakness in weaknesses:
             self._log.warn("stream {stream}: {weakness}", stream=self._stream, weakness=weakness)
@@ -359,3 +366,9 @@ class StreamHealth:
             if broken
             else ""
         )
+        if self._broken and not before and not first:  # at first, it is the error that ends a start
+            self._log.error("{reason}; everything is refused meanwhile", reason=self._broken)
+        if before and not self._broken:
+            self._log.info(
+                "the stream {stream} can keep what is acknowledged again", stream=self._stream
+            )

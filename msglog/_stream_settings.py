@@ -102,12 +102,14 @@ def _of_config(config: Mapping[str, Any]) -> Iterator[Weakness]:
             "retention", "not 'limits': what a consumer has read is removed", breaks=True
         )
     unlimited = (
-        ("max_age", 0, "what is older is removed"),
-        ("max_msgs_per_subject", -1, "a client's older messages are removed"),
+        ("max_age", 10**9, " s", "what is older is removed"),  # nanoseconds
+        ("max_msgs_per_subject", 1, "", "a client's older messages are removed"),
     )
-    for setting, none, what in unlimited:
-        if (config.get(setting) or none) > 0:
-            yield Weakness(setting, f"{config[setting]}: {what}; take the limit away", breaks=True)
+    for setting, unit, unit_name, what in unlimited:
+        limit = config.get(setting) or 0
+        if limit > 0:
+            said = f"{limit / unit:.9g}{unit_name}"
+            yield Weakness(setting, f"{said}: {what}; take the limit away", breaks=True)
     bounded = [s for s in ("max_bytes", "max_msgs") if (config.get(s) or -1) > 0]
     if config.get("discard") != "new":
         yield Weakness(

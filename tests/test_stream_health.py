@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import Limits
 from msglog._nats_access import parse_nats
 from msglog._shards import StreamShard
 from msglog._stream_counts import StreamCounts
+from msglog._stream_figures import EngineState
 from msglog._stream_health import StreamHealth
 from msglog.testing import MemoryStream
 
@@ -95,3 +97,26 @@ class CutOffTest(SynchronousTestCase):
         self.advance(1)
         self.health.behind(0.0, 5, 3)
         self.assertIn("of a client 5 were stored, and 3 are there", self.lost[0])
+
+    def test_gone(self) -> None:
+        """Of a stream that was there nobody is told to make a new one: that would hide the loss."""
+        self.stream.info = {"error": {"code": 404, "err_code": 10059, "description": "not found"}}
+        self.advance(2)
+        self.assertTrue(self.health.away)
+        self.assertIn("is not there any more", self.health.reason)
+        self.assertNotIn("stream create", self.health.reason)
+
+    def test_settings_said(self) -> None:
+        """That a setting has everything refused is said once, and that it is over."""
+        config = self.stream.info["config"]
+        with capturedLogs() as events:
+            self.stream.info["config"] = {**config, "max_age": 90 * 10**9}
+            self.advance(3)
+            self.assertEqual(self.health.state, EngineState.UNUSABLE)
+            self.stream.info["config"] = config
+            self.advance(3)
+        said = [formatEvent(event) for event in events if event["log_level"] is not LogLevel.warn]
+        self.assertEqual(len(said), 2, said)
+        self.assertIn("max_age: 90 s: what is older is removed; take the limit away", said[0])
+        self.assertIn("everything is refused meanwhile", said[0])
+        self.assertIn("can keep what is acknowledged again", said[1])
