@@ -8,8 +8,10 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
+from msglog._nats_access import parse_nats
 from msglog._records import client_text
 from msglog.cli import _cat, _remarks, _tail
+from msglog.cli._nats_options import complete_access
 from tests.logs import TEN, A, B, C, commit, minutes
 
 COMMANDS = {"cat": _cat.command, "tail": _tail.command}
@@ -102,6 +104,32 @@ class Shown(Case):
         for args in (["--json", "--raw"], ["--null"]):
             self.run_it("cat", *args, self.log, status=2)
         self.run_it("tail", "-f", "--until", "10:00", self.log, status=2)
+
+    def test_who(self) -> None:
+        """A secret from a file is who reads a stream; two of them, or one for a file, are wrong."""
+        secret = self.write("secret", b"s3cret\n")
+        files = {"credentials": None, "password_file": None, "token_file": None}
+        tls = {"tls_ca": None, "tls_certificate": None, "tls_key": None}
+
+        def login(url: str, **named: Path) -> dict[str, str]:
+            return complete_access(parse_nats(url), **{**files, **named}, **tls).login("")
+
+        self.assertEqual(
+            login("nats://me@n1", password_file=secret), {"user": "me", "pass": "s3cret"}
+        )
+        self.assertEqual(login("nats://n1", token_file=secret), {"auth_token": "s3cret"})
+        for url, *options in (
+            ("nats://n1", "--password-file"),
+            ("nats://me:s3cret@n1", "--password-file"),
+            ("nats://me:s3cret@n1", "--token-file"),
+            ("nats://me:s3cret@n1", "--credentials"),
+            ("nats://n1", "--token-file", secret, "--credentials"),
+            (self.log, "--token-file"),
+        ):
+            result = self.run_it("tail", url, *options, secret, status=2)
+            self.assertNotIn("s3cret", str(result.exception))
+        self.run_it("tail", "--api", "logs.>", "nats://n1", status=2)
+        self.run_it("tail", "--api", "logs.api", self.log, status=2)
 
 
 class Selected(Case):

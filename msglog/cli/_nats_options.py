@@ -50,6 +50,12 @@ def nats_options(function: _Function) -> _Function:
         click.option("--tls-key", type=_FILE, help="PEM file: its private key."),
         click.option("--tls-certificate", type=_FILE, help="PEM file: what to show the servers."),
         click.option("--tls-ca", type=_FILE, help="PEM file: who issued their certificates."),
+        click.option(
+            "--password-file",
+            type=_FILE,
+            help="A file with the password of the user USER in nats://USER@HOST:PORT.",
+        ),
+        click.option("--token-file", type=_FILE, help="A file with a token."),
         click.option("--credentials", type=_FILE, help="A credentials file (.creds)."),
         click.option(
             "--stream",
@@ -96,11 +102,25 @@ def see_to_nats() -> None:
 def complete_access(
     url: NatsAccess,
     credentials: Path | None,
+    password_file: Path | None,
+    token_file: Path | None,
     tls_ca: Path | None,
     tls_certificate: Path | None,
     tls_key: Path | None,
 ) -> NatsAccess:
-    """The URL with what the options say."""
+    """
+    The URL with what the options say.
+
+    @raise click.UsageError: they do not go together.
+    """
+    named = url.user is not None or url.token is not None
+    if password_file is not None:
+        # What stands alone before the @ is a token, unless there is a password to it.
+        if url.token is None:
+            raise click.UsageError("--password-file is for nats://USER@HOST:PORT")
+        url = evolve(url, user=url.token, token=None, password_file=password_file)
+    if named + (credentials is not None) + (token_file is not None) > 1:
+        raise click.UsageError("a user, a token and a credentials file exclude each other")
     if tls_ca or tls_certificate or tls_key:
         url = url.with_tls(TLSFiles(tls_ca, tls_certificate, tls_key))
-    return evolve(url, credentials=credentials)
+    return evolve(url, credentials=credentials, token_file=token_file)

@@ -50,7 +50,9 @@ class LogOrStream(click.ParamType):  # type: ignore[type-arg] # generic in newer
 def see_no_stream(stream: str, api: str, **files: Path | None) -> None:
     """Refuse options that are for a stream where a file is read."""
     if stream != DEFAULT_STREAM or api != API or any(files.values()):
-        raise click.UsageError("--stream, --api, --credentials and --tls-… are for nats://…")
+        raise click.UsageError(
+            "--stream, --api, --credentials, --…-file and --tls-… are for nats://…"
+        )
 
 
 def show_stream(

@@ -322,7 +322,7 @@ def test_secured(make_cluster, make_front_end, tmp_path) -> None:
     assert "ermission" not in front_end.said()
 
 
-def test_readers_account(make_cluster, make_front_end) -> None:
+def test_readers_account(make_cluster, make_front_end, tmp_path) -> None:
     """The page's accounts: a reader reads, and has no answer sent where it changes anything."""
     page = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text()
     (accounts,) = re.findall(r"^```\n(accounts \{\n.*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -333,17 +333,20 @@ def test_readers_account(make_cluster, make_front_end) -> None:
     done = _msglog("stream", "create", admin, "--replicas", "1")
     assert done.returncode == 0, done.stderr
     front_end = make_front_end(front)
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    rights = (reader.replace(":secret", ""), "--password-file", str(password), "--api", "logs.api")
     client = uuid.uuid4()
     with wire.Connection(front_end.port) as connection:
         connection.log(client.bytes, 1, b"a")
         asyncio.run(_misdirect(reader, f"msglog.{client}"))
         connection.log(client.bytes, 2, b"b")
-    shown = _msglog("tail", "--raw", "--api", "logs.api", reader)
+    shown = _msglog("tail", "--raw", *rights)
     assert (shown.returncode, shown.stdout) == (0, "a\nb\n"), shown.stderr
     asyncio.run(_write_by_hand(admin))
     with wire.Connection(front_end.port) as connection:
         connection.log(client.bytes, 3, b"c")
-    shown = _msglog("cat", "--raw", "--api", "logs.api", reader)
+    shown = _msglog("cat", "--raw", *rights)
     assert (shown.returncode, shown.stdout) == (1, "a\nb\nc\n"), shown.stderr
     assert "message 3 of the stream is not msglog's" in shown.stderr
     front_end.stop()
