@@ -242,7 +242,6 @@ class FrameDecoder:
             return []
         whole = b"".join(self._pieces)
         self._pieces.clear()
-        self._missing = 0
         self._state = FrameDecoder._parse
         return self._parse(whole)
 
@@ -251,7 +250,6 @@ class FrameDecoder:
         if self._missing > 0:
             return []
         rest = data[len(data) + self._missing :]
-        self._missing = 0
         self._state = FrameDecoder._parse
         return self._parse(rest)
 

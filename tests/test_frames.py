@@ -275,6 +275,20 @@ class DecoderTest(SynchronousTestCase):
             self.assertEqual(len(decoder.feed(data[length:])), int(length < len(data)))
             self.assertFalse(decoder.partial)
 
+    def test_one_byte_at_a_time(self) -> None:
+        """Several frames in a row, taken or refused, may come in the smallest pieces."""
+        parts = [
+            encode_message(A, 1, b"one"),
+            encode_message(A, 2, bytes(MAX + 1)),
+            encode_message(A, 2, b""),
+            encode_enquiry(B),
+            encode_message(A, 3, b"x" * MAX),
+        ]
+        data = b"".join(parts)
+        events = flatten(decode(data, *range(len(data))))
+        self.assertEqual([type(e) for e in events], [tuple, Fault, tuple, Enquiry, tuple])
+        self.assertEqual(events, flatten(decode(data)))
+
     def test_long_frames_are_joined_once(self) -> None:
         """A frame of many pieces is copied once, not at each piece."""
         copied = 0

@@ -26,6 +26,7 @@ def messages(client: bytes, first: int, *bodies: bytes) -> bytes:
 class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
+        self.clock.advance(1000.0)  # no clock of a server begins with it
         self.store = MemoryStore(automatic=False)
 
     def serve(self, permits=None, **limits) -> None:
@@ -152,7 +153,7 @@ class Answers(Case):
         del self.store._waiting[0]
         last(None)
         nack, ack = self.say(transport, b"")
-        self.assertEqual((nack.code, nack.sequence), (NackCode.UNAVAILABLE, 0))
+        self.assertEqual(nack, Nack(A, 0, NackCode.UNAVAILABLE, 0, "the store cannot say"))
         self.assertEqual(type(ack), Ack)
 
     def test_listening_again(self) -> None:

@@ -131,11 +131,13 @@ class Reading(SocketCase):
             dict(self.factory.counts.pauses), {"unanswered": 1, "undurable": 1, "unread": 0}
         )
         protocol.release(2)
-        protocol.release(1)
-        protocol.release(1)
-        self.assertEqual(self.reader.reading, set())
         protocol.release(4)
+        protocol.release(4)
+        self.assertEqual(self.reader.reading, set())
+        protocol.release(1)
         self.assertEqual(self.reader.reading, {1})
+        protocol.hold(1)
+        self.assertEqual(self.factory.counts.pauses["unanswered"], 2)
 
     def test_joins_while_all_are_held(self) -> None:
         """A connection that comes while too much is undurable waits with the others."""
@@ -190,8 +192,84 @@ class Reading(SocketCase):
         self.assertEqual(self.reader.reading, {1})
         self.assertEqual(len(transport.answers()), 40)
 
+    def test_until_half_is_read(self) -> None:
+        """A peer is read again when it has read all but half of what it may leave unread."""
+        answers = 3900 * 33
+        rest = answers - 64 * 1024  # the transport has taken one piece
+        for bound, reading in ((2 * rest - 1, set()), (2 * rest, {1}), (2 * rest + 1, {1})):
+            self.setUp()
+            self.serve(max_unread_bytes=bound, max_unanswered_bytes=1 << 30)
+            transport = self.connect()
+            transport.takes = 0
+            transport.protocol.dataReceived(messages(A, 1, *[b""] * 3900))
+            self.turn()
+            self.assertEqual(self.reader.reading, set())
+            transport.producer.resumeProducing()
+            self.assertEqual(transport.protocol.unread, rest)
+            self.assertEqual(self.reader.reading, reading)
+            transport.producer.resumeProducing()
+            self.assertEqual(self.reader.reading, {1})
+
+    def test_until_half_is_answered(self) -> None:
+        """One that is ahead is read again when no more than half of its bound is unanswered."""
+        cost = 1200 + 320
+        for bound, reading in ((4 * cost - 1, set()), (4 * cost, {1})):
+            self.setUp()
+            self.serve(max_unanswered_bytes=bound)
+            transport = self.connect()
+            for n in range(1, 6):
+                transport.protocol.dataReceived(messages(A, n, b""))
+            self.assertEqual(self.reader.reading, set())
+            waiting, self.store._waiting = self.store._waiting[3:], self.store._waiting[:3]
+            self.turn()
+            self.assertEqual(len(transport.answers()), 3)
+            self.assertEqual(self.reader.reading, reading)
+            self.store._waiting = waiting
+            self.turn()
+            self.assertEqual(self.reader.reading, {1})
+
+    def test_bounds_may_be_reached(self) -> None:
+        """What is exactly at a bound is not over it."""
+        cost = 1200 + 320
+        self.serve(max_unanswered_bytes=4 * cost, max_undurable_bytes=5 * cost)
+        first, second = self.connect(), self.connect()
+        for n in range(1, 5):
+            first.protocol.dataReceived(messages(A, n, b""))
+        second.protocol.dataReceived(messages(B, 1, b""))
+        self.assertEqual(self.reader.reading, {1, 2})
+        second.protocol.dataReceived(messages(B, 2, b""))
+        self.assertEqual(self.reader.reading, set())
+
+    def test_an_end_is_read_again(self) -> None:
+        """When nothing more is taken, what comes is cheap and is read for the answers' sake."""
+        for bounds in ({"max_unanswered_bytes": 8000}, {"max_undurable_bytes": 8000}):
+            self.setUp()
+            self.serve(**bounds)
+            transport = self.connect()
+            for n in range(1, 7):
+                transport.protocol.dataReceived(messages(A, n, b"x"))
+            self.assertEqual(self.reader.reading, set())
+            self.factory.stop()
+            self.assertEqual(self.reader.reading, {1})
+            transport.protocol.dataReceived(messages(A, 7, b"x"))
+            self.assertEqual(self.reader.reading, {1})
+            self.turn()
+            self.assertEqual(len(transport.answers()), 7)
+
 
 class Lingering(SocketCase):
+    def test_nothing_is_taken_any_more(self) -> None:
+        """What comes after we have closed our half is dropped, and so after both are closed."""
+        self.serve(idle_seconds=5)
+        transport = self.connect()
+        self.pass_time(6)
+        self.assertTrue(transport.half_closed)
+        self.assertEqual(self.say(transport, messages(A, 1, b"x")), [])
+        transport.protocol.readConnectionLost()
+        self.assertTrue(transport.disconnecting)
+        self.assertEqual(self.say(transport, messages(A, 1, b"x")), [])
+        self.assertEqual(self.store.messages, [])
+
     def ended(self) -> Plain:
         transport = self.connect()
         (nack,) = self.say(transport, b"GET / HTTP/1.1\r\n\r\n")
@@ -288,6 +366,8 @@ class Handshakes(Case):
             said = self.said(self.connect_secure(), error)
             self.assertEqual(said, [("were refused by TLS", words)])
             self.assertEqual(self.factory.counts.refused["tls"], 1)
+            self.said(self.connect_secure(), error)
+            self.assertEqual(self.factory.counts.refused["tls"], 2)
             self.assertEqual(len(self.factory.connections), 0)
 
     def test_done(self) -> None:
@@ -311,9 +391,10 @@ class Handshakes(Case):
         """A handshake has until its deadline exactly; who exceeds it is counted and named."""
         self.serve(handshake_seconds=5)
         transport = self.connect_secure()
-        transport.protocol.check(4.9)
+        now = self.clock.seconds()
+        transport.protocol.check(now + 4.9)
         self.assertFalse(transport.aborted)
-        transport.protocol.check(5.0)
+        transport.protocol.check(now + 5.0)
         self.assertTrue(transport.aborted)
         self.assertEqual(self.factory.counts.closed["handshake"], 1)
         (note,) = self.factory._notes.values()
@@ -399,18 +480,42 @@ class Deadlines(Case):
             self.assertEqual(self.factory.counts.closed[kind], 1)
             self.assertEqual([note[2] for note in self.factory._notes.values()], [words])
             self.assertEqual(list(self.factory._notes), ["were aborted"])
-            self.store.messages.clear()
+            transport.protocol.check(now + seconds)
+            self.assertEqual(self.factory.counts.closed[kind], 2)
             self.setUp()
+
+    def test_waiting_for_us(self) -> None:
+        """A connection that we do not read is not idle, nor does a frame of it take too long."""
+        self.serve(idle_seconds=5, frame_seconds=3)
+        transport = self.connect()
+        transport.protocol.dataReceived(b"\0\0")
+        transport.protocol.hold(4)
+        now = self.clock.seconds()
+        transport.protocol.check(now + 100)
+        self.assertFalse(transport.disconnecting or transport.aborted)
+        self.clock.rightNow += 4
+        transport.protocol.release(4)
+        transport.protocol.check(now + 4)
+        self.assertFalse(transport.disconnecting or transport.aborted)
+        transport.protocol.dataReceived(b"\0")
+        transport.protocol.check(now + 6.9)
+        self.assertFalse(transport.disconnecting or transport.aborted)
+        transport.protocol.check(now + 7)
+        self.assertTrue(transport.aborted)
 
     def test_idle(self) -> None:
         """A quiet connection is closed at its deadline, without a word in the log; 0 is never."""
         self.serve(idle_seconds=5)
         transport = self.connect()
-        transport.protocol.check(4.9)
+        other = self.connect()
+        now = self.clock.seconds()
+        transport.protocol.check(now + 4.9)
         self.assertFalse(transport.disconnecting)
-        transport.protocol.check(5.0)
+        transport.protocol.check(now + 5.0)
         self.assertTrue(transport.disconnecting)
         self.assertEqual(self.factory.counts.closed["idle"], 1)
+        other.protocol.check(now + 5.0)
+        self.assertEqual(self.factory.counts.closed["idle"], 2)
         self.assertEqual(self.factory._notes, {})
         self.serve(idle_seconds=0)
         transport = self.connect()
@@ -434,11 +539,15 @@ class Deadlines(Case):
         """Who sends what is no frame is counted and named, with the reason that it was told."""
         self.serve()
         (nack,) = self.say(self.connect(), b"GET / HTTP/1.1\r\n\r\n")
+        self.assertEqual(nack.expected, 0)
         self.assertEqual(self.factory.counts.closed["malformed"], 1)
         self.assertEqual(self.factory.counts.nacked[NackCode.MALFORMED], 1)
         ((what, (count, _, reason)),) = self.factory._notes.items()
         self.assertEqual(what, "sent what is no frame of this protocol")
         self.assertEqual((count, reason), (1, nack.reason))
+        self.say(self.connect(), b"GET / HTTP/1.1\r\n\r\n")
+        self.assertEqual(self.factory.counts.closed["malformed"], 2)
+        self.assertEqual(self.factory.counts.nacked[NackCode.MALFORMED], 2)
 
     def test_what_refusals_say(self) -> None:
         """Reasons of our own are for people, and expect nothing."""

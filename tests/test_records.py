@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from uuid import UUID
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from msglog._records import (
     MAX_LINE_BYTES,
     UNTIMED,
     Record,
+    client_text,
     format_fragments,
     format_line,
     format_lines,
@@ -165,6 +167,10 @@ class LinesTest(SynchronousTestCase):
             self.assertEqual(one.replace(UNTIMED, time), lines[n])
         self.assertEqual(format_lines(make_batch(A, 1, b"a", b"b")).count(UNTIMED), 2)
         self.assertEqual(parse_line(lines[0].rstrip(b"\n")), records[0])
+
+    def test_client_text(self) -> None:
+        """A client id is written as a UUID is."""
+        self.assertEqual(client_text(A), str(UUID(bytes=A)))
 
     def test_small_checksums(self) -> None:
         """A checksum has eight digits, however small it is."""

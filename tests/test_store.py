@@ -62,8 +62,11 @@ class FileCase(SynchronousTestCase):
 
     def settle(self, store: FileStore) -> None:
         self.clock.advance(0)
+        steps = 0
         while self.worker.step():
             self.clock.advance(0)
+            steps += 1
+            self.assertLess(steps, 1000, "a store that never comes to rest")
 
 
 class FileStoreContract(FileCase, StoreContract):
