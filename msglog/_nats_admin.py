@@ -101,7 +101,8 @@ async def _ask(access: NatsAccess, subject: str, payload: bytes) -> dict[str, An
     try:
         return read_info(reply)
     except EngineError as e:
-        raise StreamError(f"{access}: {e}") from None
+        why = "there is no such stream; msglog stream create makes it" if e.missing else str(e)
+        raise StreamError(f"{access}: {why}") from None
 
 
 def ask_once(access: NatsAccess, subject: str, payload: bytes, seconds: float) -> Reply:

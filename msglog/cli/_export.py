@@ -12,7 +12,7 @@ from attrs import evolve
 from .._errors import StartError
 from .._nats_access import NatsAccess
 from ._console import fail, printable
-from ._nats_options import NATS_URL, complete_access, reading_options, see_to_nats
+from ._nats_options import NATS_URL, complete_access, no_stream, reading_options, see_to_nats
 
 __all__ = ["command"]
 
@@ -55,7 +55,7 @@ def command(
     try:
         asyncio.run(_export(access, stream, file.absolute(), follow))
     except EngineError as e:
-        fail(f"{access}: {e}")
+        fail(no_stream(access, stream) if e.missing else f"{access}: {e}")
     except (ExportError, StreamChanged, StartError) as e:
         fail(str(e))
     except OSError as e:

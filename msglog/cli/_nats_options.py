@@ -19,6 +19,7 @@ __all__ = [
     "complete_access",
     "nats_access",
     "nats_options",
+    "no_stream",
     "reading_options",
     "see_to_nats",
 ]
@@ -97,6 +98,11 @@ def see_to_nats() -> None:
         import nats  # noqa: F401 - to see whether it is there
     except ImportError:
         fail("streams need more than the server: pip install 'msglog[nats]'")
+
+
+def no_stream(access: NatsAccess, stream: str) -> str:
+    """That a stream to be read is not there."""
+    return f"there is no stream {stream} at {access} (--stream names another)"
 
 
 def complete_access(

@@ -18,7 +18,7 @@ from .._records import Record
 from .._retiming import retimed
 from ._console import fail
 from ._display import Display
-from ._nats_options import see_to_nats
+from ._nats_options import no_stream, see_to_nats
 from ._selection import Selection
 from ._stdout import wait_while_read
 
@@ -76,7 +76,7 @@ def show_stream(
         asyncio.run(_Shown(access, stream, selection, display).show(count, follow))
     except EngineError as e:
         display.flush()
-        fail(_missing(access, stream) if e.missing else f"{access}: {e}")
+        fail(no_stream(access, stream) if e.missing else f"{access}: {e}")
     except MsglogError as e:
         display.flush()
         fail(str(e))
@@ -86,10 +86,6 @@ def show_stream(
     display.flush()
     display.remarks.summary()
     return 1 if display.remarks.damaged else 0
-
-
-def _missing(access: NatsAccess, stream: str) -> str:
-    return f"there is no stream {stream} at {access} (--stream names another)"
 
 
 class _Shown:

@@ -223,7 +223,11 @@ def test_read(cluster, tmp_path) -> None:
         assert of_stream.stdout == of_file.stdout != ""
         assert (of_stream.returncode, of_stream.stderr) == (0, "")
     assert "msglog export" in run("verify", cluster.url).stderr
-    assert "there is no stream OTHER" in run("tail", cluster.url, "--stream", "OTHER").stderr
+    for name, *more in (("tail",), ("export", str(tmp_path / "none"))):
+        said = run(name, cluster.url, *more, "--stream", "OTHER").stderr
+        assert "there is no stream OTHER" in said
+    said = run("stream", "check", cluster.url, "--stream", "OTHER").stderr
+    assert "msglog stream create makes it" in said
 
     (node,) = cluster.nodes
     shown = tmp_path / "shown"
