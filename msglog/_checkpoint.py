@@ -26,6 +26,7 @@ from typing import Any
 from attrs import asdict, frozen
 from zope.interface import Attribute, Interface, implementer
 
+from ._batch import MAX_SEQUENCE
 from ._ledger import ClientState
 
 __all__ = ["Checkpoint", "Coverage", "ICheckpoint", "identify"]
@@ -155,7 +156,11 @@ class Checkpoint:
             return None
         file, offset, time = (self._meta(key) for key in ("file", "offset", "time"))
         # SQLite's pages have no checksums.
-        if [type(value) for value in (file, offset, time)] != [bytes, int, int]:
+        if (
+            [type(value) for value in (file, offset, time)] != [bytes, int, int]
+            or offset < 0
+            or time < 0
+        ):
             raise sqlite3.DatabaseError("what it covers of the log cannot be read")
         return Coverage(file, offset, time, bool(self._meta("complete")), bool(self._meta("lazy")))
 
@@ -167,12 +172,17 @@ class Checkpoint:
         if row is None:
             return None
         last, recent = row
-        blocks = self._db.execute(
-            "SELECT checksums FROM blocks WHERE client = ? AND block >= ? ORDER BY block",
-            (client, _first_block(last, self._window)),
-        )
         checksums = array("I")
-        checksums.frombytes(b"".join([block for (block,) in blocks] + [recent]))
+        try:
+            blocks = self._db.execute(
+                "SELECT checksums FROM blocks WHERE client = ? AND block >= ? ORDER BY block",
+                (client, _first_block(last, self._window)),
+            )
+            checksums.frombytes(b"".join([block for (block,) in blocks] + [recent]))
+        except (TypeError, ValueError):
+            last = -1
+        if not len(checksums) <= last <= MAX_SEQUENCE:
+            raise sqlite3.DatabaseError(f"what it says of client {client.hex()} is damaged")
         return ClientState(last, _little_endian(checksums), last)
 
     def clients(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from typing import Any
 
 from twisted.internet import tcp
@@ -97,24 +98,24 @@ class MessageLogFactory(Factory):
             return "stopping", "shutting down"
         if len(self.connections) >= limits.max_connections:
             return "full", "too many connections"
-        if self._addresses[_host(peer)] >= limits.max_connections_per_address:
+        if self._addresses[_origin(peer)] >= limits.max_connections_per_address:
             return "address", "too many connections from this address"
         return None
 
     def add(self, connection: MessageLogProtocol) -> None:
         """Take note of a connection."""
         self.connections.add(connection)
-        self._addresses[_host(connection.transport.getPeer())] += 1
+        self._addresses[_origin(connection.transport.getPeer())] += 1
 
     def remove(self, connection: MessageLogProtocol) -> None:
         """Forget a connection that is gone."""
         self.turned_away.discard(connection)
         if connection in self.connections:
             self.connections.remove(connection)
-            host = _host(connection.transport.getPeer())
-            self._addresses[host] -= 1
-            if not self._addresses[host]:
-                del self._addresses[host]
+            origin = _origin(connection.transport.getPeer())
+            self._addresses[origin] -= 1
+            if not self._addresses[origin]:
+                del self._addresses[origin]
         self._see_the_last_gone()
 
     def reader_for(self, transport: Any) -> SocketReader:
@@ -145,6 +146,10 @@ class MessageLogFactory(Factory):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
         timeout = 1000 * self.limits.user_timeout_seconds
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
+
+    def turn_soon(self, turn: Callable[[], None]) -> None:
+        """Have a connection go on behind what the others have for the store in this turn."""
+        self._reactor.callLater(0, turn)
 
     def flush_soon(self, connection: MessageLogProtocol) -> None:
         """Have a connection flush once, after everything that becomes known in this turn."""
@@ -251,6 +256,21 @@ def _nothing() -> None:
     """What a store is told that does not want to know."""
 
 
+def _origin(peer: IAddress) -> str:
+    """
+    What counts as one address: one of IPv4, or a network of 64 bits of IPv6, of which any host
+    has all addresses; or whatever a transport calls its peer.
+    """
+    host = _host(peer)
+    if ":" not in host:
+        return host
+    try:
+        address = IPv6Address(host)
+    except ValueError:
+        return host
+    return str(address.ipv4_mapped or address.packed[:8].hex())
+
+
 def _host(peer: IAddress) -> str:
-    """What counts as one address: an IP address, or whatever a transport calls its peer."""
+    """An IP address, or whatever a transport calls its peer."""
     return str(getattr(peer, "host", None) or peer)

@@ -103,6 +103,7 @@ class NatsConnection(TwistedProtocol):
         self._frames = NatsFrames()
         self._login: IDelayedCall | None = None
         self._pings = 0
+        self._said_more = False  # than its INFO, in the clear
         self._why = ""
         self._complaint = ""
         self.info: dict[str, Any] = {}
@@ -154,12 +155,16 @@ class NatsConnection(TwistedProtocol):
         except NatsFault as e:
             self.leave(str(e))
             return
+        if self._state is _State.GREETED:
+            self._said_more = len(frames) > 1 or self._frames.held > 0
         answered = self._owner.answered
         for frame in frames:
             if type(frame) is Message:
                 answered(frame)
             else:
                 self._take(frame)
+                if self._why:
+                    return
 
     def _take(self, frame: Frame) -> None:
         if isinstance(frame, Ping):
@@ -211,6 +216,9 @@ class NatsConnection(TwistedProtocol):
             return False
         if not (self.info.get("tls_required") or self.info.get("tls_available")):
             raise StartError("the server has no TLS")
+        if self._said_more:
+            # It would be taken for what came by TLS, and anybody on the way can have put it there.
+            raise StartError("the server said more than its INFO before TLS")
         self.transport.startTLS((files or TLSFiles()).client_options(self._host))
         return True
 

@@ -108,6 +108,11 @@ class NatsFrames:
         self._held = 0
         self._needed = 0
 
+    @property
+    def held(self) -> int:
+        """How many bytes of a frame that is not complete have come."""
+        return self._held
+
     def feed(self, data: bytes) -> list[Frame]:
         """
         Take bytes, and give the frames that they complete.

@@ -11,6 +11,7 @@ later, behind the back of who asked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import count
 from random import random, shuffle
@@ -31,6 +32,7 @@ from ._jetstream import Reply, Unknown
 from ._nats_access import INBOX_PREFIX, NatsAccess
 from ._nats_connection import NatsConnection, host_of, say_failure
 from ._nats_frames import Message
+from ._printable import printable
 from ._stream_counts import LinkCounts
 
 __all__ = ["Done", "ILink", "NatsLink"]
@@ -53,6 +55,12 @@ _SWEEP_SECONDS = 0.05
 
 # How many different complaints are logged before there is a connection again.
 _MOST_SAID = 10
+
+# How many servers are tried, those that the cluster itself named included.
+_MOST_SERVERS = 100
+
+# C{host:port}, C{address:port} or C{[address]:port}.
+_SERVER = re.compile(r"(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
 
 # What a message has besides its payload, at most.
 _HEADERS_BYTES = 512
@@ -240,7 +248,8 @@ class NatsLink:
         """Requests can be sent."""
         info = connection.info
         self._ready = True
-        self.max_payload = int(info.get("max_payload", 0)) or None
+        most = info.get("max_payload")
+        self.max_payload = most if isinstance(most, int) and most > 0 else None
         self.version = _read_version(str(info.get("version", "")))
         self.counts.connected(connection.server)
         self.trouble = ""
@@ -249,8 +258,13 @@ class NatsLink:
 
     def informed(self, connection: NatsConnection) -> None:
         """The server has told of the cluster's others."""
-        for server in connection.info.get("connect_urls") or ():
-            if server not in self._tls_names:
+        named = connection.info.get("connect_urls")
+        for server in named if isinstance(named, list) else ():
+            # A server may say anything: what is no place to connect to would end the attempts.
+            place = _SERVER.fullmatch(server) if isinstance(server, str) else None
+            if place is None or not 0 < int(place[1]) < 65536:
+                continue
+            if server not in self._tls_names and len(self._tls_names) < _MOST_SERVERS:
                 self._servers.append(server)
                 self._tls_names[server] = connection.tls_name(server)
 
@@ -289,7 +303,7 @@ class NatsLink:
             self._connect_later()
 
     def _complain(self, text: str) -> None:
-        self.trouble = text
+        text = self.trouble = printable(text)  # a server may say anything
         # Several servers that are away would take turns for hours.
         if text not in self._said and len(self._said) < _MOST_SAID:
             self._said.add(text)

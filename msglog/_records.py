@@ -37,6 +37,7 @@ __all__ = [
     "format_line",
     "format_lines",
     "format_time",
+    "harmful",
     "opening",
     "parse_line",
     "parse_time",
@@ -54,7 +55,9 @@ _MICROSECOND = timedelta(microseconds=1)
 
 # What JSON lets stand raw in a string, but what ends a line or steers a terminal for some reader:
 # DEL, the C1 controls, LINE SEPARATOR and PARAGRAPH SEPARATOR, as UTF-8.
-_HARMFUL = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
+_CONTROLS = re.compile(rb"\xc2[\x80-\x9f]")
+_SEPARATORS = re.compile(rb"\xe2\x80[\xa8\xa9]")
+_HARMFUL = re.compile(b"\x7f|%b|%b" % (_CONTROLS.pattern, _SEPARATORS.pattern))
 
 
 @frozen(slots=True)
@@ -95,7 +98,8 @@ def parse_time(text: str) -> int:
 
     @raise ValueError: it is not written as a record's time is.
     """
-    if len(text) != 27 or text[26] != "Z" or text[10] != "T" or text[19] != ".":
+    # Of what ISO 8601 allows besides, days of weeks (2026-W47-3) and 24 o'clock fit so far.
+    if len(text) != 27 or text[7] + text[10] + text[19] + text[26] != "-T.Z" or text[11:13] == "24":
         raise ValueError(f"not a time: {text!r}")
     moment = datetime.fromisoformat(text)
     return (moment - _EPOCH) // _MICROSECOND
@@ -157,10 +161,20 @@ def _format(batch: Batch) -> list[bytes]:
 
 def _harmless(text: bytes) -> bytes:
     """Escape what is harmful; the very same object if nothing is."""
-    # A search for each lead byte is a hundred times cheaper than one for the expression.
-    if b"\x7f" not in text and (text.isascii() or not (b"\xc2" in text or b"\xe2" in text)):
-        return text
-    return _HARMFUL.sub(_escape, text)
+    return _HARMFUL.sub(_escape, text) if harmful(text) else text
+
+
+def harmful(text: bytes) -> bool:
+    """Whether something stands in a text that no line of a log has, since it is escaped there."""
+    # By its number, a byte is found in a quarter of the time; and expressions that begin with a
+    # byte are a fifth of what the one for all takes.
+    if 0x7F in text:
+        return True
+    if text.isascii():
+        return False
+    return bool(
+        (0xC2 in text and _CONTROLS.search(text)) or (0xE2 in text and _SEPARATORS.search(text))
+    )
 
 
 def _fragment(sequence: int, checksum: int, body: bytes) -> bytes:
@@ -192,6 +206,10 @@ def parse_line(line: bytes) -> Record:
     """
     The record that a line holds, checked against its checksum.
 
+    The keys may stand in another order, and with other white space around them, as after another
+    program wrote the line: to refuse that would cost a third of the speed.  But no line with a raw
+    control character is a record, so that lines can be shown as they are.
+
     @param line: one line, with or without its newline.
     @raise RecordError: it is not a record, or its checksum is not that of its content.
     """
@@ -206,7 +224,7 @@ def parse_line(line: bytes) -> Record:
             fields["seq"],
             fields["crc"],
         )
-        if len(fields) != 5 or len(crc) != 8:
+        if len(fields) != 5:
             raise RecordError("a field is of a wrong shape, or there is one too many")
         if "message" in fields:
             body = fields["message"].encode()
@@ -215,10 +233,12 @@ def parse_line(line: bytes) -> Record:
         if type(sequence) is not int or not 0 < sequence <= MAX_SEQUENCE:
             raise RecordError(f"seq {sequence!r} is not between 1 and {MAX_SEQUENCE}")
         identity = _parse_client(client)
-        checksum = int(crc, 16)
-        record = Record(parse_time(time), identity, sequence, checksum, body)
+        moment = parse_time(time)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise RecordError(f"not a record: {type(e).__name__} {e}") from None
-    if message_checksum(identity, sequence, body) != checksum:
+    checksum = message_checksum(identity, sequence, body)
+    if crc != "%08x" % checksum:  # noqa: UP031 - twice as quick
         raise RecordError("the checksum is not that of the content")
-    return record
+    if 0x0D in line or harmful(line):
+        raise RecordError("a control character stands in it that is not escaped")
+    return Record(moment, identity, sequence, checksum, body)

@@ -31,7 +31,16 @@ from google_crc32c import value as crc32c
 from ._batch import MAX_SEQUENCE
 from ._errors import RecordError
 from ._frames import MESSAGE
-from ._records import MAX_LINE_BYTES, client_text, format_time, opening, parse_line, parse_time
+from ._records import (
+    MAX_LINE_BYTES,
+    Record,
+    client_text,
+    format_time,
+    harmful,
+    opening,
+    parse_line,
+    parse_time,
+)
 
 __all__ = [
     "MAX_FAULTS",
@@ -185,7 +194,10 @@ def scan(read: Callable[[int, int], bytes], begin: int, end: int) -> Summary:
         if lines:
             if overlong:
                 stretch.skip(len(lines.pop(0)) + 1)
-            stretch.feed(lines)
+            if 0x0D in block or harmful(block):
+                stretch.feed_carefully(lines)
+            else:
+                stretch.feed(lines)
             # What remains of the block is read again: cheaper than to copy each block.
             position += len(block) - len(rest)
             size, overlong = _BLOCK_BYTES, False
@@ -305,6 +317,16 @@ class _Stretch:
         if began < len(lines):
             self._leave(sequence, lines, began, len(lines))
 
+    def feed_carefully(self, lines: list[bytes]) -> None:
+        """The same, where something stands in one of them that no record has."""
+        for line in lines:
+            if 0x0D in line or harmful(line):
+                self._parse(line)
+                self._opening = _NO_OPENING
+                self._offset += len(line) + 1
+            else:
+                self.feed([line])
+
     def _leave(self, sequence: int, lines: list[bytes], begin: int, end: int) -> None:
         """Take note of lines that the run went on with, up to a sequence."""
         count = end - begin
@@ -323,10 +345,8 @@ class _Stretch:
         offset, summary = self._offset, self._summary
         time, client, sequence = self._as_written(line)
         if time < 0:
-            try:
-                record = parse_line(line)
-            except RecordError as e:
-                summary.add_fault(offset, FaultKind.DAMAGED, e.reason)
+            record = self._parse(line)
+            if record is None:
                 return
             time, client, sequence = record.time, record.client, record.sequence
             # Which the line may not begin with, if something else than msglog wrote it.
@@ -350,6 +370,14 @@ class _Stretch:
             self._known.pop(start[_CLIENT], None)
             return
         self._run, self._client, self._sequence, self._opening = run, client, sequence, start
+
+    def _parse(self, line: bytes) -> Record | None:
+        """The record of a line; L{None}, and taken note of, if it is damaged."""
+        try:
+            return parse_line(line)
+        except RecordError as e:
+            self._summary.add_fault(self._offset, FaultKind.DAMAGED, e.reason)
+            return None
 
     def _as_written(self, line: bytes) -> tuple[int, bytes, int]:
         """The time, client and sequence of a good line that is just as msglog writes them."""

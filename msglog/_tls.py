@@ -41,6 +41,14 @@ __all__ = ["RELAY", "CertificatePermits", "ServerTLS", "allowed_ids"]
 RELAY = "urn:msglog:relay"
 _UUID = "urn:uuid:"
 
+# What extensions raise that are not there, there twice, or not as they should be.
+_UNREADABLE = (
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    ValueError,
+)
+
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTLS:
@@ -184,7 +192,7 @@ def allowed_ids(certificate: x509.Certificate) -> frozenset[bytes] | None:
     """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except _UNREADABLE:
         return frozenset()
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if RELAY in uris:
@@ -193,9 +201,12 @@ def allowed_ids(certificate: x509.Certificate) -> frozenset[bytes] | None:
     for uri in uris:
         if uri.lower().startswith(_UUID):
             try:
-                allowed.add(UUID(uri[len(_UUID) :]).bytes)
+                client = UUID(uri[len(_UUID) :])
             except ValueError:
                 continue
+            # UUID() also reads braces, "0x" and digits with "_" between them.
+            if str(client) == uri[len(_UUID) :].lower():
+                allowed.add(client.bytes)
     return frozenset(allowed)
 
 

@@ -47,14 +47,12 @@ _HEADERS = {
 }
 
 
-def answers_to(host: str | None, names: Collection[str]) -> bool:
+def answers_to(host: str, names: Collection[str]) -> bool:
     """
     Whether a request with this Host header is answered.
 
     @param names: lower-case names besides addresses and C{localhost}.
     """
-    if host is None:
-        return True  # no browser
     match = _HOST.fullmatch(host)
     if match is None:
         return False
@@ -92,7 +90,9 @@ class _StatusRequest(Request):
             self.setHeader(name, value)
         channel: Any = self.channel
         channel.transport.answering = True
-        if not answers_to(self.getHeader("host"), channel.site.names):
+        hosts = self.requestHeaders.getRawHeaders(b"host", [])
+        # (A text is asked for in bytes: what is no UTF-8 would be a traceback in the log.)
+        if not all(answers_to(host.decode("latin-1"), channel.site.names) for host in hosts):
             self.write(
                 say(
                     self,
@@ -161,7 +161,7 @@ class Probe(Resource):
         health = self._judge()
         reasons = self._reasons(health)
         code = SERVICE_UNAVAILABLE if reasons else OK
-        if "application/json" in (request.getHeader("accept") or ""):
+        if b"application/json" in (request.getHeader(b"accept") or b""):
             request.setResponseCode(code)
             request.setHeader("Content-Type", "application/json")
             answer = {"ok": not reasons, "reasons": reasons, "warnings": health.warnings}
