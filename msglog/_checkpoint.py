@@ -181,7 +181,7 @@ class Checkpoint:
             checksums.frombytes(b"".join([block for (block,) in blocks] + [recent]))
         except (TypeError, ValueError):
             last = -1
-        if not len(checksums) <= last <= MAX_SEQUENCE:
+        if type(last) is not int or not len(checksums) <= last <= MAX_SEQUENCE:
             raise sqlite3.DatabaseError(f"what it says of client {client.hex()} is damaged")
         return ClientState(last, _little_endian(checksums), last)
 

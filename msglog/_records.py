@@ -224,7 +224,7 @@ def parse_line(line: bytes) -> Record:
             fields["seq"],
             fields["crc"],
         )
-        if len(fields) != 5:
+        if len(fields) != 5 or len(crc) != 8:
             raise RecordError("a field is of a wrong shape, or there is one too many")
         if "message" in fields:
             body = fields["message"].encode()

@@ -84,6 +84,24 @@ class Floods(SynchronousTestCase):
         self.assertEqual(flooding.producerState, "producing")
         self.assertEqual(self.factory.undurable, 0)
 
+    def test_one_turn_at_a_time(self) -> None:
+        """However often something is answered before it, the next turn is one."""
+        flooding = self.connect()
+        flooding.protocol.dataReceived(self.flood(4 * _TURN))
+        self.store.commit()
+        flooding.protocol.flush()
+        flooding.protocol.flush()
+        self.clock.advance(0)
+        self.assertEqual(self.commit(), _TURN)
+
+    def test_more_while_put_off(self) -> None:
+        """What a transport that was told to pause still brings comes behind what waits."""
+        flooding = self.connect()
+        flooding.protocol.dataReceived(self.flood(2 * _TURN))
+        flooding.protocol.dataReceived(encode_message(A, 1, b"x"))
+        self.assertEqual([self.commit() for _ in range(3)], [_TURN, _TURN, 1])
+        self.assertEqual(flooding.answers()[-1].client, A)
+
     def test_a_stop_answers_what_was_put_off(self) -> None:
         """What no turn came for is told so, and then the connection ends."""
         flooding = self.connect()

@@ -186,7 +186,7 @@ class LinesTest(SynchronousTestCase):
             ({"seq": True}, "seq True is not between"),
             ({"more": 1}, "a field is of a wrong shape, or there is one too many"),
             ({"crc": "123456789"}, "a field is of a wrong shape"),
-            ({"crc": "zzzzzzzz"}, "not a record: ValueError"),
+            ({"crc": "zzzzzzzz"}, "the checksum is not that of the content"),
             ({"time": "2026-11-24"}, "not a time: '2026-11-24'"),
             ({"message": 7}, "not a record: AttributeError"),
             ({"message": "other"}, "the checksum is not that of the content"),
