@@ -343,3 +343,59 @@ def test_ca_command(tmp_path: Path) -> None:
     done = runner.invoke(ca, ["client", folder, "a"])
     assert done.exit_code == 1
     assert "is there already" in done.output
+
+
+def handshake(server: TLSServer, certs: Path, chain: Path | None, key: Path | None, **more) -> str:
+    """What becomes of a connection: the first byte that is answered, or why there is none."""
+    context = ssl.create_default_context(cafile=certs / "ours" / "ca.pem")
+    for name, value in more.items():
+        setattr(context, name, value)
+    if chain is not None:
+        context.load_cert_chain(chain, key)
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", server.server.port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as secure,
+        ):
+            secure.sendall(wire.message(ALICE.bytes, 1, b"x"))
+            answer = secure.recv(100)
+            return f"{answer[8]:#04x}" if answer else "closed"
+    except OSError as e:
+        return str(e)
+
+
+def test_tricks_with_certificates(make, certs: Path, tmp_path: Path) -> None:
+    """Certificates for something else, of a namesake's authority, too many, and an older TLS."""
+    tls_server = make()
+    ours, foreign = certs / "ours", certs / "foreign"
+    own, key = ours / "alice.pem", ours / "alice-key.pem"
+    many = tmp_path / "many.pem"
+    many.write_bytes(own.read_bytes() + (foreign / "ca.pem").read_bytes() * 400)
+    mixed = tmp_path / "mixed.pem"  # a foreign one, with our authority put behind it
+    mixed.write_bytes((foreign / "alice.pem").read_bytes() + (ours / "ca.pem").read_bytes())
+    garbage = [b"\x16\x03\x01\xff\xff" + bytes(70_000), b"GET / HTTP/1.1\r\n\r\n", bytes(5)]
+    for data in garbage:
+        with socket.create_connection(("127.0.0.1", tls_server.server.port), timeout=10) as plain:
+            plain.sendall(data)
+    old = ssl.TLSVersion.TLSv1_2
+    said = {
+        "a server's": handshake(
+            tls_server, certs, ours / "localhost.pem", ours / "localhost-key.pem"
+        ),
+        "the authority's own": handshake(tls_server, certs, ours / "ca.pem", ours / "ca-key.pem"),
+        "a namesake's": handshake(tls_server, certs, mixed, foreign / "alice-key.pem"),
+        "a long chain": handshake(tls_server, certs, many, key),
+        "an old TLS": handshake(tls_server, certs, own, key, maximum_version=old),
+    }
+    assert handshake(tls_server, certs, own, key) == "0x06"
+    for name, words in {
+        "a server's": "unsupported certificate",
+        "the authority's own": "unsupported certificate",
+        "a namesake's": "unknown ca",
+        "a long chain": "",
+        "an old TLS": "protocol version",
+    }.items():
+        assert words in said[name], (name, said)
+        assert said[name] not in ("0x06", "0x15"), (name, said)
+    tls_server.server.stop()
+    assert wire.read_logs(tls_server.server.log) == {ALICE.bytes: [b"x"]}

@@ -100,7 +100,12 @@ def guided(target: str, seconds: float, corpus: Path) -> int:
             raise
 
     arguments = [
-        *(f"-max_total_time={int(seconds)}", f"-max_len={_LONGEST}", "-timeout=30"),
+        *(
+            f"-max_total_time={int(seconds)}",
+            f"-max_len={_LONGEST}",
+            "-timeout=30",
+            "-len_control=0",
+        ),
         *("-rss_limit_mb=1024", f"-artifact_prefix=fuzz-{target}-", str(corpus)),
     ]
     atheris.Setup([sys.argv[0], *arguments], once)
