@@ -266,6 +266,8 @@ class NatsStore(Service):
         troubles = list(part.health.troubles)
         if part.stalled(now) >= self._limits.stalled_seconds and part.health.reason:
             troubles.append(part.health.reason)
+        elif not troubles and not part.health.info:
+            troubles.append("NATS has not answered for the stream yet")
         return troubles
 
     @property

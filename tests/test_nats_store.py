@@ -240,6 +240,16 @@ class TroubleTest(NatsCase):
         self.advance(1)
         self.assertEqual([self.successResultOf(v) for v in verdicts], [STORED] * 3)
 
+    def test_not_ready_before_it_has_answered(self) -> None:
+        """A store that has never heard of its stream does not say that it is ready."""
+        stream = MemoryStream()
+        stream.away = True
+        store = self.make_store(stream)
+        self.assertIn("has not answered", self.health(store).not_ready[0])
+        stream.away = False
+        self.advance(10)
+        self.assertEqual(self.health(store).not_ready, ())
+
     def test_away_at_the_start(self) -> None:
         """A server starts without its engine, and serves when that is there."""
         stream = MemoryStream()
