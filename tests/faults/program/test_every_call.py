@@ -86,8 +86,8 @@ def hung_up(server: Program, clients: list[Told]) -> bool:
 
 
 # In CI one of so many moments, others each time; all in the long form.
-SHARE = 5
-SHARES = {"first": 2}
+SHARE = 8
+SHARES = {"first": 3}
 
 SMALL = ("--checkpoint-bytes", "2000")
 LIVES = {
