@@ -15,6 +15,8 @@ from pathlib import Path
 
 from zope.interface import Interface, implementer
 
+from ._mounts import mount_of
+
 __all__ = ["Disk", "IDisk"]
 
 # Linux's fallocate(2).  Python has posix_fallocate, which makes the file longer: there would be
@@ -63,6 +65,12 @@ class IDisk(Interface):
 
     def space(folder: Path) -> tuple[int, int]:
         """Bytes of a folder's disk: those that this user may still write, and all."""
+
+    def doubt(folder: Path) -> str | None:
+        """
+        What there is against keeping a log on a folder's file system, after "it is"; L{None} if
+        nothing is known.
+        """
 
     def read(fd: int, count: int, offset: int) -> bytes:
         """At most C{count} bytes from C{offset}; empty at the end."""
@@ -157,6 +165,11 @@ class Disk:
         """See L{IDisk.space}."""
         found = os.statvfs(folder)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+    def doubt(self, folder: Path) -> str | None:
+        """See L{IDisk.doubt}."""
+        mount = mount_of(folder)
+        return mount.doubt if mount is not None else None
 
     def read(self, fd: int, count: int, offset: int) -> bytes:
         """See L{IDisk.read}."""

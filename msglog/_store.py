@@ -108,6 +108,7 @@ class FileStore(Service):
         self.failed: StoreFailed | None = None
         self.recovered: Recovered | None = None
         self.recovery_seconds = 0.0
+        self._doubt: str | None = None  # what there is against its disk
         self._busy_since = 0.0
         self.window = self._limits.window
 
@@ -345,6 +346,7 @@ class FileStore(Service):
             ledger_dirty=len(ledger.dirty),
             recovered=self.recovered,
             recovery_seconds=self.recovery_seconds,
+            store_warnings=(f"the log is {self._doubt}",) if self._doubt is not None else (),
         )
 
     @property
@@ -379,6 +381,12 @@ class FileStore(Service):
         self._takes = True
         self._ticks.start(min(_TICK_SECONDS, self._sync / 4 or _TICK_SECONDS), now=False)
         self._say(recovered)
+        self._doubt = self._writer.doubt()
+        if self._doubt is not None:
+            self._log.warn(
+                "the log is {doubt} ('msglog probe' tries a disk)",
+                doubt=self._doubt,
+            )
 
     def _say(self, recovered: Recovered) -> None:
         self._log.info(

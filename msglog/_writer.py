@@ -255,6 +255,10 @@ class LogWriter:
         """The length of the log in bytes, as far as commits have succeeded."""
         return self._size
 
+    def doubt(self) -> str | None:
+        """What there is against keeping a log on this disk, after "it is"; L{None} if nothing."""
+        return self._disk.doubt(self.path.parent)
+
     # --- commits ---------------------------------------------------------------------------
 
     def commit(self, entries: Sequence[Appending | Asking]) -> list[Verdict | int]:

@@ -179,6 +179,7 @@ class FaultyDisk(Disk):
 
     @ivar room: how many more bytes may be written before the disk is full; L{None}: no end.
     @ivar free: how many bytes it says are free; L{None}: as it is.
+    @ivar against: what there is against keeping a log there; L{None}: nothing.
     @ivar errors: by the name of a call, the C{errno} that it fails with from now on.
     @ivar calls: the names of the calls that change something or wait, in order.
     """
@@ -186,6 +187,7 @@ class FaultyDisk(Disk):
     def __init__(self) -> None:
         self.room: int | None = None
         self.free: int | None = None
+        self.against: str | None = None
         self.errors: dict[str, int] = {}
         self.calls: list[str] = []
 
@@ -202,6 +204,10 @@ class FaultyDisk(Disk):
         self._fail("space")
         free, size = super().space(folder)
         return (free if self.free is None else self.free), size
+
+    def doubt(self, folder: Path) -> str | None:
+        """Say what it was told to, wherever the tests run."""
+        return self.against
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
         """Write as much as there is room for."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from attrs import evolve
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import FileStore, Limits, MessageLogFactory, MessageLogService
@@ -71,6 +72,19 @@ class JudgeTest(SynchronousTestCase):
         self.assertEqual(health, Health((), (), ()))
         self.assertTrue(health.live and health.ready)
         self.assertEqual(health.word, "ready")
+
+    def test_doubtful_disk(self) -> None:
+        """A log on what may not keep it is ready, and warned of, in the server's own log too."""
+        bench = Bench(self, min_free_bytes=0)
+        bench.disk.against = "on tmpfs, which is memory"
+        told = []
+        globalLogPublisher.addObserver(told.append)
+        self.addCleanup(globalLogPublisher.removeObserver, told.append)
+        bench.store.startService()
+        self.assertEqual(bench.health().word, "ready; the log is on tmpfs, which is memory")
+        warned = [formatEvent(e) for e in told if e["log_level"] is LogLevel.warn]
+        self.assertEqual(len(warned), 1)
+        self.assertIn("the log is on tmpfs, which is memory", warned[0])
 
     def test_not_recovered(self) -> None:
         """Before the log is recovered it is alive and not ready."""

@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 # In the order in which a person meets them.
 _COMMANDS = (
-    *("ping", "send", "tail", "cat", "verify", "stats", "bench", "ca"),
+    *("ping", "send", "tail", "cat", "verify", "stats", "probe", "bench", "ca"),
     *("stream", "import", "export", "cluster"),
 )
 

@@ -178,6 +178,9 @@ class MemoryDisk:
     def space(self, folder: Path) -> tuple[int, int]:
         return 1 << 40, 1 << 41
 
+    def doubt(self, folder: Path) -> str | None:
+        return None
+
     def read(self, fd: int, count: int, offset: int) -> bytes:
         return self._inode(fd).data[offset : offset + count]
 

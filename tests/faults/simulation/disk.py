@@ -262,6 +262,9 @@ class SimDisk:
     def space(self, folder: Path) -> tuple[int, int]:
         return (1 << 40 if self.room is None else self.room), 1 << 40
 
+    def doubt(self, folder: Path) -> str | None:
+        return None
+
     # --- the ledger's file -----------------------------------------------------------------
 
     def open_checkpoint(self, path: Path, window: int) -> Checkpoint:
