@@ -26,9 +26,12 @@ HERE = Path(__file__).parent
 def main() -> int:
     groups = sorted(path.stem.removeprefix("test_") for path in HERE.glob("test_*.py"))
     parser = argparse.ArgumentParser(prog="python -m tests.faults.program")
-    parser.add_argument("groups", nargs="*", choices=[*groups, "crowd", []], default=[])
+    parser.add_argument("groups", nargs="*", metavar="GROUP", default=[])
     parser.add_argument("--rounds", type=int, default=5, help="5 unless told; 1 is what CI does")
     options = parser.parse_args()
+    unknown = set(options.groups) - {*groups, "crowd"}
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: no such group; there are {', '.join(groups)}, crowd")
     if options.groups == ["crowd"]:
         return crowd()
     os.environ["FAULT_ROUNDS"] = str(options.rounds)

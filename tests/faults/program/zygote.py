@@ -149,7 +149,7 @@ def _import_everything() -> None:
 
     for name in (
         *("twisted.application.reactors", "twisted.scripts.twistd"),
-        *("msglog.tap", "msglog._web", "msglog._command", "msglog.cli"),
+        *("msglog.tap", "msglog._web", "msglog._command", "msglog.cli._verify"),
     ):
         import_module(name)
     list(getPlugins(IServiceMaker))
