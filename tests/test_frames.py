@@ -128,6 +128,7 @@ class DecoderTest(SynchronousTestCase):
         self.assertEqual(flatten([first])[0][3], b"good")
         fault = rest[0]
         self.assertIsInstance(fault, Fault)
+        self.assertEqual(decode(data)[0], fault, "alone in its read")
         if fault.code is NackCode.MALFORMED:
             self.assertEqual(len(rest), 1)
         else:
@@ -165,20 +166,34 @@ class DecoderTest(SynchronousTestCase):
         corrupt[4:8] = b"\x01\x02\x03\x04"
         actual = f"{message_checksum(A, 3, b'body'):08x}"
         for data, words in [
-            (bytes(4), "of 0 bytes is shorter than its header (29 bytes)"),
-            (b"\x00\x00\x00\x1c" + bytes(40), "of 28 bytes is shorter"),
-            (b"GET / HTTP/1.1\r\n\r\n" + bytes(50), "another protocol"),
-            (_encode(0x05, A, 0, bytes(MAX + 1)), f"type 0x05 is not {29 + MAX + 1} bytes"),
-            (_encode(0x02, A, 7, b""), "no type 0x02"),
-            (_encode(0x05, A, 7, b"\x01"), "ENQUIRY's sequence is 0, not 7"),
-            (_encode(0x05, A, 0, b""), "ENQUIRY's body is one byte"),
-            (_encode(0x05, A, 0, b"\x00"), "from 1"),
+            (bytes(4), "a frame of 0 bytes is shorter than its header (29 bytes)"),
+            (
+                b"\0\0\0\x1c" + bytes(40),
+                "a frame of 28 bytes is shorter than its header (29 bytes)",
+            ),
+            (
+                b"GET / HTTP/1.1\r\n\r\n" + bytes(50),
+                "a frame of 1195725856 bytes is no frame of msglog's: is this another protocol?",
+            ),
+            (
+                _encode(0x05, A, 0, bytes(MAX + 1)),
+                f"a client's frame of type 0x05 is not {29 + MAX + 1} bytes long",
+            ),
+            (_encode(0x02, A, 7, b""), "a client's frame has no type 0x02"),
+            (_encode(0x05, A, 7, b"\x01"), "an ENQUIRY's sequence is 0, not 7"),
+            (
+                _encode(0x05, A, 0, b""),
+                "an ENQUIRY's body is one byte, the highest version spoken, from 1",
+            ),
             (encode_message(A, 0, b"x"), "sequence 0 is not between 1 and 9007199254740991"),
-            (encode_message(A, 0, bytes(MAX + 1)), "sequence 0 is not between"),
-            (encode_message(A, 9, bytes(MAX + 1)), "of 65 bytes is over the maximum of 64"),
-            (bytes(corrupt), f"is 01020304, that of the bytes is {actual}"),
+            (
+                encode_message(A, MAX_SEQUENCE + 1, bytes(MAX + 1)),
+                "sequence 9007199254740992 is not between 1 and 9007199254740991",
+            ),
+            (encode_message(A, 9, bytes(MAX + 1)), "a body of 65 bytes is over the maximum of 64"),
+            (bytes(corrupt), f"the checksum is 01020304, that of the bytes is {actual}"),
         ]:
-            self.assertIn(words, self.fault(data).reason)
+            self.assertEqual(self.fault(data).reason, words)
 
     def test_corrupt_is_about_its_frame(self) -> None:
         """The NACK of a damaged frame names client and sequence as they arrived."""
@@ -248,6 +263,10 @@ class DecoderTest(SynchronousTestCase):
         """A body over the maximum is TOO_LONG; one at the maximum is taken."""
         fault = self.fault(encode_message(A, 9, bytes(MAX + 1)))
         self.assertEqual((fault.code, fault.client, fault.sequence), (NackCode.TOO_LONG, A, 9))
+        fault = self.fault(encode_message(A, MAX_SEQUENCE, bytes(MAX + 1)))
+        self.assertEqual((fault.code, fault.sequence), (NackCode.TOO_LONG, MAX_SEQUENCE))
+        (run,) = decode(encode_message(A, MAX_SEQUENCE, bytes(MAX)))
+        self.assertEqual(run.first, MAX_SEQUENCE)
         (run,) = decode(encode_message(A, 9, bytes(MAX)))
         self.assertEqual(run.bodies, [bytes(MAX)])
 
@@ -371,19 +390,22 @@ class AnswersTest(SynchronousTestCase):
     def test_no_answers(self) -> None:
         """What cannot be an answer is an error that says what came, and is not waited for."""
         for data, words in [
-            ((28).to_bytes(4, "big"), "an answer of 28 bytes"),
-            ((64 * 1024 + 1).to_bytes(4, "big"), "an answer of 65537 bytes"),
-            (b"HTTP", "is no answer of msglog's"),
-            (_encode(0x06, A, 1, b"x"), "type 0x06 with 1 body bytes"),
-            (_encode(0x15, A, 1, bytes(8)), "type 0x15 with 8 body bytes"),
-            (_encode(0x16, A, 1, bytes(8)), "type 0x16 with 8 body bytes"),
-            (_encode(0x16, A, 1, bytes(10)), "type 0x16 with 10 body bytes"),
-            (_encode(0x01, A, 1, bytes(9)), "type 0x01 with 9 body bytes"),
+            ((28).to_bytes(4, "big"), "an answer of 28 bytes is no answer of msglog's"),
+            (
+                (64 * 1024 + 1).to_bytes(4, "big"),
+                "an answer of 65537 bytes is no answer of msglog's",
+            ),
+            (b"HTTP", "an answer of 1213486160 bytes is no answer of msglog's"),
+            (_encode(0x06, A, 1, b"x"), "a server's frame of type 0x06 with 1 body bytes"),
+            (_encode(0x15, A, 1, bytes(8)), "a server's frame of type 0x15 with 8 body bytes"),
+            (_encode(0x16, A, 1, bytes(8)), "a server's frame of type 0x16 with 8 body bytes"),
+            (_encode(0x16, A, 1, bytes(10)), "a server's frame of type 0x16 with 10 body bytes"),
+            (_encode(0x01, A, 1, bytes(9)), "a server's frame of type 0x01 with 9 body bytes"),
             (encode_nack(A, 1, 5, 1, "x")[:-1] + b"y", "the checksum of an answer is wrong"),
         ]:
             with self.assertRaises(ValueError) as caught:
                 list(decode_answers(data))
-            self.assertIn(words, str(caught.exception))
+            self.assertEqual(str(caught.exception), words)
 
     def test_longest(self) -> None:
         """An answer may have 64 KiB."""

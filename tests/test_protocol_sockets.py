@@ -8,11 +8,14 @@ from twisted.internet import tcp
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.testing import EventLoggingObserver
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
-from msglog import Limits, MessageLogFactory, NackCode
+from msglog import Limits, NackCode
 from msglog._busiest import Busiest
+from msglog._counts import MESSAGES, Histogram
 from msglog._frames import Ack, encode_enquiry
 from msglog._protocol import LINGER_SECONDS, STOP_LINGER_SECONDS
 from msglog._sockets import SocketAnswers
@@ -75,7 +78,10 @@ class SocketCase(Case):
     def serve(self, permits=None, **limits) -> None:
         super().serve(permits, **limits)
         self.reader = Reader()
-        self.patch(MessageLogFactory, "reader_for", lambda *_: self.reader)
+        self.tuned: list[object] = []
+        self.read: list[object] = []
+        self.patch(self.factory, "tune", self.tuned.append)
+        self.patch(self.factory, "reader_for", lambda t: self.read.append(t) or self.reader)
         self.connected = 0
 
     def connect(self) -> Plain:
@@ -99,10 +105,13 @@ class Reading(SocketCase):
         self.serve()
         transport = self.connect()
         self.assertEqual(self.reader.reading, {1})
+        self.assertEqual((self.tuned, self.read), ([transport], [transport]))
         self.assertIsInstance(transport.protocol._answers, SocketAnswers)
         self.assertEqual([type(a) for a in self.say(transport, messages(A, 1, b"a"))], [Ack])
+        self.connect()
+        self.assertEqual(self.factory.counts.accepted, 2)
         self.gone(transport)
-        self.assertEqual(self.reader.known, set())
+        self.assertEqual(self.reader.known, {2})
 
     def test_too_much_unanswered(self) -> None:
         """A socket that is too far ahead is not read until half of it is answered, others are."""
@@ -210,6 +219,17 @@ class Reading(SocketCase):
             transport.producer.resumeProducing()
             self.assertEqual(self.reader.reading, {1})
 
+    def test_unread_may_reach_its_bound(self) -> None:
+        """What a peer leaves unread is too much over the bound, not at it."""
+        for bound, reading in ((40 * 33 - 1, set()), (40 * 33, {1})):
+            self.setUp()
+            self.serve(max_unread_bytes=bound)
+            transport = self.connect()
+            transport.takes = 0
+            transport.protocol.dataReceived(messages(A, 1, *[b""] * 40))
+            self.turn()
+            self.assertEqual(self.reader.reading, reading)
+
     def test_until_half_is_answered(self) -> None:
         """One that is ahead is read again when no more than half of its bound is unanswered."""
         cost = 1200 + 320
@@ -290,6 +310,19 @@ class Lingering(SocketCase):
         self.assertTrue(transport.disconnecting)
         self.assertEqual(self.say(transport, messages(A, 1, b"x")), [])
         self.assertEqual(self.store.messages, [])
+
+    def test_sends_on_and_on(self) -> None:
+        """What is dropped does not put the end off, before the peer's half is closed or after."""
+        for close in (False, True):
+            self.setUp()
+            self.serve()
+            transport = self.ended()
+            if close:
+                transport.protocol.readConnectionLost()
+            for _ in range(12):
+                self.pass_time(0.25)
+                transport.protocol.dataReceived(messages(A, 1, b"x"))
+            self.assertTrue(transport.aborted)
 
     def test_stays(self) -> None:
         """A peer that does not close its half is aborted after a while, and not sooner."""
@@ -429,6 +462,98 @@ class Counting(Case):
         self.turn()
         self.assertEqual((counts.ack_seconds.total, sum(counts.ack_seconds.buckets)), (6.0, 3))
 
+    def test_refusals_are_counted_by_message(self) -> None:
+        """Of a batch that is stored in part, each message counts as what it was answered."""
+        self.serve()
+        transport = self.connect()
+        self.say(transport, messages(A, 1, b"a"))
+        self.store.full = True
+        for times in (1, 2):
+            self.say(transport, messages(A, 1, b"a", b"b", b"c"))
+            self.assertEqual(self.factory.counts.nacked[NackCode.NOT_STORED], 2 * times)
+            self.assertEqual(self.factory.counts.acked, 1 + times)
+
+    def test_reads_and_batches(self) -> None:
+        """Bytes count as they are read, and batches by how many messages they have."""
+        self.serve()
+        transport = self.connect()
+        counts = self.factory.counts
+        one, two = messages(A, 1, b""), messages(A, 2, b"", b"")
+        for data in (one, two, messages(B, 1, b""), messages(B, 2, b"", b"", b"")):
+            transport.protocol.dataReceived(data)
+        self.assertEqual(counts.received_bytes, 7 * len(one))
+        expected = Histogram(MESSAGES)
+        for size in (1, 2, 1, 3):
+            expected.note(size)
+        self.assertEqual(counts.batches.buckets, expected.buckets)
+        self.assertEqual(counts.batches.total, 7)
+
+    def test_what_a_store_holds(self) -> None:
+        """What it says it holds for a batch is unanswered and undurable until it is judged."""
+        self.serve()
+        append = self.store.append
+        self.patch(self.store, "append", lambda batch, judged: append(batch, judged) + 5000)
+        transport = self.connect()
+        transport.protocol.dataReceived(messages(A, 1, b""))
+        self.assertEqual(self.factory.undurable, 1520 + 5000)
+        self.assertEqual(transport.protocol._unanswered, 1520 + 5000)
+        self.turn()
+        self.assertEqual((transport.protocol._unanswered, self.factory.undurable), (0, 0))
+
+    def test_whose_right_is_asked(self) -> None:
+        """An application's permits are asked with the client's id and the transport."""
+        asked = []
+        self.serve(lambda client, transport: asked.append((client, transport)) or True)
+        transport = self.connect()
+        self.say(transport, messages(A, 1, b"x"))
+        self.assertEqual(asked, [(A, transport)])
+
+    def test_a_defect_is_said(self) -> None:
+        """A defect in what judges is in the log, and the peer is told that there is one."""
+
+        def permits(client: bytes, transport: object) -> bool:
+            raise LookupError("a defect")
+
+        said = EventLoggingObserver()
+        globalLogPublisher.addObserver(said)
+        self.addCleanup(globalLogPublisher.removeObserver, said)
+        self.serve(permits)
+        (nack,) = self.say(self.connect(), messages(A, 1, b"x"))
+        self.assertEqual((nack.reason, nack.expected), ("the server has a defect", 0))
+        self.assertEqual([formatEvent(e) for e in said], ["a message could not be judged"])
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
+
+    def test_how_long_an_ack_took(self) -> None:
+        """From its read to its write, also if that is short; and only if there was a write."""
+        self.serve()
+        transport = self.connect()
+        waited = self.factory.counts.ack_seconds
+        for n in (1, 2):
+            transport.protocol.dataReceived(messages(A, n, b"x"))
+            self.clock.advance(0.25)
+            self.turn()
+            self.assertEqual((waited.total, max(waited.buckets)), (0.25 * n, n))
+        transport.protocol.dataReceived(messages(A, 3, b"x"))
+        transport.protocol.connectionLost()
+        self.turn()
+        self.assertEqual((self.factory.counts.acked, sum(waited.buckets)), (3, 2))
+
+    def test_when_answers_leave(self) -> None:
+        """One that nothing can be gathered with leaves at once, several in one write a turn."""
+        self.serve()
+        transport = self.connect()
+        transport.protocol.dataReceived(messages(A, 1, b"x"))
+        self.store.commit()
+        self.assertEqual(len(transport.answers()), 1)
+        for count in (2, 5):
+            for n in range(count):
+                transport.protocol.dataReceived(messages(bytes([count]) * 16, n + 1, b"x"))
+            self.store.commit()
+            self.assertEqual(transport.answers(), [])
+            self.assertEqual(self.factory._to_flush, [transport.protocol])
+            self.clock.advance(0)
+            self.assertEqual(len(transport.answers()), count)
+
     def test_answers_of_one_batch(self) -> None:
         """What is stored of a batch is acknowledged before, between and behind what is refused."""
         self.serve()
@@ -455,6 +580,8 @@ class Counting(Case):
         self.assertEqual(self.factory.counts.refused["full"], 1)
         self.assertEqual(self.factory.counts.accepted, 1)
         self.assertEqual([note[2] for note in self.factory._notes.values()], [nack.reason])
+        self.connect()
+        self.assertEqual(self.factory.counts.refused["full"], 2)
 
 
 class Deadlines(Case):

@@ -8,7 +8,7 @@ from pathlib import Path
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import EventLoggingObserver
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import FileStore, Limits, NackCode, StoreFailed, parse_line
@@ -400,7 +400,40 @@ class FileStoreTest(FileCase):
         self.assertEqual(self.worker._work, [])
         (refusal,) = self.successResultOf(self.append(store, 1, b"x")).refusals
         self.assertEqual(refusal.code, NackCode.NOT_STORED)
-        self.assertIn("failed", refusal.reason)
+        self.assertEqual(refusal.reason, "the log has failed and waits for a restart")
+        self.assertEqual(refusal.expected, 0)
+
+    def test_a_stop_behind_a_failure(self) -> None:
+        """A stop that waits for a commit ends when that has failed, too."""
+        store = self.make_store()
+        self.disk.errors = {"sync": errno.EIO}
+        verdict = self.append(store, 1, b"x")
+        self.clock.advance(0)
+        stopped = store.stopService()
+        self.assertNoResult(stopped)
+        self.settle(store)
+        self.successResultOf(stopped)
+        self.assertEqual(self.successResultOf(verdict).refusals[0].code, NackCode.NOT_STORED)
+        self.assertTrue(self.worker.stopped)
+
+    def test_a_failure_is_said(self) -> None:
+        """The log has one line for people with the reason, and of a defect the traceback."""
+        store = self.make_store()
+        said = EventLoggingObserver()
+        globalLogPublisher.addObserver(said)
+        self.addCleanup(globalLogPublisher.removeObserver, said)
+        store._writer._write = lambda data: 1 / 0
+        self.append(store, 1, b"x")
+        self.settle(store)
+        lines = [(event["log_level"], formatEvent(event)) for event in said]
+        self.assertEqual(
+            lines,
+            [
+                (LogLevel.critical, "the log's writer failed"),
+                (LogLevel.critical, f"{self.failures[0]}; the log takes nothing more"),
+            ],
+        )
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_how_often_ticks_come(self) -> None:
         """Each second, and four times within the seconds of C{sync} if those are fewer."""
