@@ -30,6 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, count, islice
+from pathlib import Path
 from typing import Any
 
 from attrs import Factory, define, evolve, frozen
@@ -395,6 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--start", type=int, default=0, help="the unit to begin with: where a run was left")
     add("--workers", type=int, help="processes; one for each processor if not given")
     add("--replay", metavar="RECIPE", help="start from one state alone, as a failure names it")
+    add("--report", type=Path, metavar="FILE", help="a file for all numbers, JSON")
     options = parser.parse_args(arguments)
     if options.replay:
         try:
@@ -429,6 +431,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped")
     print(tally.told())
+    if options.report:
+        numbers = {
+            "states": tally.total,
+            "damaged": tally.damaged,
+            "refused": tally.refused,
+            "broken": tally.failure and [str(each) for each in tally.failure],
+        }
+        options.report.write_text(json.dumps(numbers, indent=1) + "\n")
     if tally.failure is not None:
         recipe, what = tally.failure
         print(f"broken: {what}\n\nHave it again with\n  --replay '{recipe}'")

@@ -10,6 +10,7 @@ A failing seed is made smaller, and what is left of it is printed.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -108,11 +109,12 @@ def _reduced(recipe: Recipe) -> None:
 @click.option("--replay", type=int, help="Run this seed alone.")
 @click.option("--recipe", "file", type=click.Path(exists=True, path_type=Path),
               help="Run the recipe in a file.")  # fmt: skip
+@click.option("--report", type=click.Path(path_type=Path), help="A file for all numbers, JSON.")
 @click.option("--trace", is_flag=True, help="Print everything that happens (of one run).")
 @click.option("--reduce/--no-reduce", default=True, help="Make the first failure smaller.")
 def main(
     seeds: int, first: int, jobs: int, replay: int | None, file: Path | None, trace: bool,
-    reduce: bool,
+    reduce: bool, report: Path | None,
 ) -> None:  # fmt: skip
     if replay is not None or file is not None:
         globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
@@ -127,6 +129,9 @@ def main(
     seconds = time.monotonic() - began
     happened = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     click.echo(f"{done} seeds from {first} in {seconds:.0f} s: {len(failed)} failed; {happened}")
+    if report is not None:
+        numbers = {"seeds": done, "seconds": round(seconds), "counts": counts, "broken": failed}
+        report.write_text(json.dumps(numbers, indent=1) + "\n")
     if failed and reduce:
         globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
         _reduced(make_recipe(failed[0][0]))
