@@ -195,7 +195,7 @@ def _parts() -> Iterable[Part]:
     yield Part(
         "crash states",
         lambda e, f: [
-            *("-m", "tests.faults.crash_states", "--states", str(e.of(400_000))),
+            *("-m", "tests.faults.crash_states", "--states", str(e.of(250_000))),
             *("--seed", str(time.time_ns() >> 30), "--report", str(f / report)),
         ],
         _read_states,
@@ -203,7 +203,7 @@ def _parts() -> Iterable[Part]:
     yield Part(
         "simulation",
         lambda e, f: [
-            *("-m", "tests.faults.simulate", "--seeds", str(e.of(15_000))),
+            *("-m", "tests.faults.simulate", "--seeds", str(e.of(6_000))),
             *("--from", str(time.time_ns() >> 30), "--report", str(f / report)),
         ],
         _read_seeds,
