@@ -36,6 +36,7 @@ class FileCase(SynchronousTestCase):
     def make_store(self, sync: float = 0.0, **limits) -> FileStore:
         self.path = Path(self.mktemp())
         self.clock = Clock()
+        self.clock.advance(1000.0)
         self.disk = FaultyDisk()
         self.worker = StepWorker()
         self.failures: list[StoreFailed] = []
@@ -767,3 +768,13 @@ class FiguresTest(FileCase):
         self.addCleanup(store._writer._abandon)
         self.addCleanup(store._ticks.stop)
         self.assertEqual(store.title, str(store.writer.path))
+
+    def test_before_its_start(self) -> None:
+        """A store that was never started takes nothing, has not failed and has found nothing."""
+        store = FileStore(Clock(), Path(self.mktemp()))
+        (refusal,) = self.successResultOf(appended(store, make_batch(A, 1, b"x"))).refusals
+        self.assertEqual(refusal.code, NackCode.UNAVAILABLE)
+        self.assertIsNone(store.failed)
+        self.assertIsNone(store.recovered)
+        self.assertEqual((store.recovery_seconds, store.busy_seconds), (0.0, 0.0))
+        self.successResultOf(store.stopService())
