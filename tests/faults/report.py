@@ -341,6 +341,7 @@ def main(quick: bool, hours: float | None, folder: Path, as_json: bool, page: bo
     about = _about(machine, date, f"python -m tests.faults.report{asked}")
     parts = list(_parts())
     rows: list[Row] = []
+    stopped = False
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(parts))
@@ -350,6 +351,7 @@ def main(quick: bool, hours: float | None, folder: Path, as_json: bool, page: bo
                 rows.append(run(part, effort, folder))
                 progress.advance(task)
         except KeyboardInterrupt:
+            stopped = True
             rows += [Row(part.name, "not run", why="stopped") for part in parts[len(rows) :]]
     if as_json:
         told = {"date": date, "msglog": __version__, "machine": machine, "folder": str(folder)}
@@ -360,9 +362,11 @@ def main(quick: bool, hours: float | None, folder: Path, as_json: bool, page: bo
             table.add_row(*_cells(row))
         Console(markup=False, highlight=False).print(table)
         click.echo(about)
-    if page:
+    if page and not stopped:
         PAGE.write_text(put_into(PAGE.read_text(), section(rows, about)))
-    sys.exit(any(row.result in ("broken", "failed") for row in rows))
+    if any(row.result in ("broken", "failed") for row in rows):
+        sys.exit(1)
+    sys.exit(130 if stopped else 0)
 
 
 if __name__ == "__main__":
