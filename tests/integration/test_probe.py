@@ -32,7 +32,7 @@ def test_this_disk(tmp_path):
 
 @pytest.mark.skipif(not MEMORY.is_dir(), reason="there is no /dev/shm")
 def test_memory():
-    """Memory is no place for a log, for two reasons; and a server there says so."""
+    """Memory is no place for a log, for two reasons."""
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         done = run(Path(folder))
         assert done.returncode == 1
