@@ -64,6 +64,8 @@ async def _request(
     client = NatsClient(access)
 
     async def complained(error: Exception) -> None:
+        if complaints and isinstance(error, OSError):
+            return  # a server that has said why it closes does so; its words say more
         complaints.append(str(error).removeprefix("nats: ") or type(error).__name__)
 
     try:
