@@ -756,6 +756,23 @@ class FiguresTest(FileCase):
         self.settle(store)
         self.assertEqual(store.running, 0)
 
+    def test_a_doubtful_disk(self) -> None:
+        """A file system that keeps nothing is warned of at the start, and known ever after."""
+        store = self.make_store()
+        store.stopService()
+        self.settle(store)
+        self.patch(self.disk, "doubt", lambda folder: f"in memory, {folder.name}")
+        said = EventLoggingObserver()
+        globalLogPublisher.addObserver(said)
+        self.addCleanup(globalLogPublisher.removeObserver, said)
+        store.startService()
+        doubt = f"in memory, {self.path.parent.name}"
+        (line,) = [formatEvent(event) for event in said if "doubt" in event]
+        self.assertEqual(line, f"the log is {doubt} ('msglog probe' tries a disk)")
+        self.assertIn(doubt, str(store.figures().store_warnings))
+        store.stopService()
+        self.settle(store)
+
     def test_window(self) -> None:
         """It compares resends with as many messages as its limits say."""
         self.assertEqual(self.make_store(window=7).window, 7)

@@ -15,6 +15,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -387,5 +388,6 @@ class _Checkpoint(Checkpoint):
                 yield
                 self._disk.ledger_step()
         finally:
-            steps.close()
+            with suppress(sqlite3.ProgrammingError):  # closed: this life was killed
+                steps.close()
         self._disk.ledger_written(durable=durable)
