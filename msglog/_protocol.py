@@ -241,8 +241,9 @@ class MessageLogProtocol(Int32StringReceiver):
         self.factory.undurable += cost
         idle = not self._later
         self._later.extend(events)
-        if self._state is _OPEN:
-            self.hold(_UNANSWERED)
+        # While it ends, too: what is put off is answered without the peer's doing, and one that
+        # sends faster than that would fill the memory.
+        self.hold(_UNANSWERED)
         if idle:
             self._take_turn()
 
@@ -474,9 +475,7 @@ class MessageLogProtocol(Int32StringReceiver):
         if self._handshake_since is not None and self._state is _OPEN:
             self._refused_by_tls(reason)
         self._state = _LOST
-        cost = _RUN_COST * len(self._later)
-        self._unanswered -= cost
-        self.factory.undurable -= cost
+        self.factory.undurable -= _RUN_COST * len(self._later)
         self._later.clear()
         self._stop_reader()
         self.factory.remove(self)
@@ -485,8 +484,9 @@ class MessageLogProtocol(Int32StringReceiver):
         """The handshake failed: a certificate that will not do, or no TLS at all."""
         factory = self.factory
         factory.counts.refused["tls"] += 1
-        detail = getattr(reason.value, "args", None) or [""]
-        detail = detail[0]
+        error = reason.value
+        assert error is not None
+        detail, *_ = error.args or [""]
         if isinstance(detail, list):  # OpenSSL's: (library, function, reason) of each
             detail = ", ".join(text for *_, text in detail)
         factory.note("were refused by TLS", self, str(detail) or reason.getErrorMessage())
@@ -528,9 +528,9 @@ class MessageLogProtocol(Int32StringReceiver):
 
     def abort_unread(self) -> None:
         """Abort, for the sake of the others: all peers together leave too much unread."""
-        self._abort("unread", f"leaves {self.unread} bytes unread, most of all", 0)
+        self._abort("unread", f"leaves {self.unread} bytes unread, most of all")
 
-    def _abort(self, reason: str, why: str, seconds: float) -> None:
+    def _abort(self, reason: str, why: str, seconds: float = 0.0) -> None:
         self.factory.counts.closed[reason] += 1
         after = f" ({seconds:g} s)" if seconds else ""
         self.factory.note("were aborted", self, f"it {why}{after}")

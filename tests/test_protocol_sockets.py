@@ -73,6 +73,11 @@ class Plain(MemoryTransport, tcp.Connection):
     def startReading(self) -> None:
         self.read_by_itself = True
 
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        MemoryTransport.registerProducer(self, producer, streaming)
+        if not streaming:
+            producer.resumeProducing()  # as Twisted does: while the connection is made
+
 
 class SocketCase(Case):
     def serve(self, permits=None, **limits) -> None:
@@ -331,6 +336,9 @@ class Lingering(SocketCase):
         self.pass_time(LINGER_SECONDS - 0.1)
         self.assertFalse(transport.aborted)
         self.pass_time(LINGER_SECONDS / 4 + 0.2)
+        self.assertTrue(transport.aborted)
+        transport = self.ended()
+        transport.protocol.check(self.clock.seconds() + LINGER_SECONDS)
         self.assertTrue(transport.aborted)
 
     def test_stays_while_the_server_stops(self) -> None:
