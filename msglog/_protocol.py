@@ -229,7 +229,7 @@ class MessageLogProtocol(Int32StringReceiver):
                 else:
                     self._answer_rare(event)
         limits = factory.limits
-        if self._unanswered > limits.max_unanswered_bytes and self._state is _OPEN:
+        if self._unanswered > limits.max_unanswered_bytes:
             self.hold(_UNANSWERED)
         if factory.undurable > limits.max_undurable_bytes:
             factory.hold_all()
@@ -241,8 +241,6 @@ class MessageLogProtocol(Int32StringReceiver):
         self.factory.undurable += cost
         idle = not self._later
         self._later.extend(events)
-        # While it ends, too: what is put off is answered without the peer's doing, and one that
-        # sends faster than that would fill the memory.
         self.hold(_UNANSWERED)
         if idle:
             self._take_turn()
@@ -442,8 +440,9 @@ class MessageLogProtocol(Int32StringReceiver):
         if self._state is not _OPEN:
             return
         self._state = _ENDING
-        # What comes is cheap from now on, and has to be read for the answers to arrive.
-        self.release(_UNANSWERED | UNDURABLE)
+        # What comes is refused from now on, and waits for no disk.  But the answers still wait for
+        # those before them: a peer that is too far ahead of them is held as before.
+        self.release(UNDURABLE)
         self._finish()
 
     def _finish(self) -> None:
