@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 from attrs import frozen
 
+from ._counted import counted
 from ._figures import Figures
 from ._limits import Limits
 
@@ -92,7 +93,7 @@ def judge(figures: Figures, limits: Limits, *, listening: bool, now: float) -> H
         )
     warnings += figures.store_warnings
     if figures.connections >= limits.max_connections:
-        warnings.append(f"no room for more than {figures.connections} connections")
+        warnings.append(f"no room for more than {counted(figures.connections, 'connection')}")
     if figures.paused["undurable"]:
         warnings.append(f"nothing is read until {figures.keeper} has caught up")
     expires = figures.certificate_expires

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from . import __version__
+from ._counted import counted
 from ._errors import StartError
 from ._events import Events, shown_records
 from ._figures import Figures
@@ -181,7 +182,7 @@ def _start_facts(figures: Figures, began: float) -> list[tuple[str, str]]:
         facts.append(("Certificate expires", _moment(expires)))
     if recovered is None or figures.stream is not None:
         return facts  # who keeps messages elsewhere recovers nothing
-    read = f"{recovered.records:,} records ({recovered.read:,} bytes) read again"
+    read = f"{counted(recovered.records, 'record')} ({recovered.read:,} bytes) read again"
     if recovered.rebuilt and recovered.read:
         read += ", for there was no ledger"
     torn = f"{recovered.torn:,} bytes, kept in {recovered.kept}" if recovered.torn else "nothing"
@@ -198,10 +199,10 @@ def _moment(seconds: float) -> str:
 
 
 def _ledger_facts(figures: Figures) -> list[tuple[str, str]]:
-    clients = f"{figures.ledger_clients:,} clients, {figures.ledger_bytes:,} bytes"
+    clients = f"{counted(figures.ledger_clients, 'client')}, {figures.ledger_bytes:,} bytes"
     if figures.stream is not None:
         return [("Clients in memory", clients)]
     return [
         ("Ledger in memory", clients),
-        ("Not yet in its file", f"{figures.ledger_dirty:,} clients"),
+        ("Not yet in its file", counted(figures.ledger_dirty, "client")),
     ]

@@ -251,8 +251,8 @@ class StreamHealth:
         """
         if self._leads and self._seconds() - since >= _BEHIND_SECONDS:
             self._lose(
-                f"the stream has lost acknowledged messages: of a client {stored} were stored, "
-                f"and {found} are there"
+                f"the stream has lost acknowledged messages: of a client it had those up to "
+                f"{stored}, and has those up to {found}"
             )
 
     def damaged(self, error: StreamDamaged) -> str:
