@@ -178,7 +178,7 @@ class NatsStore(Service):
         """See L{IAppender<msglog._tails.IAppender>}."""
         count = request.last - request.first + 1
         self._counts.committed(count, len(request.payload), seconds)
-        self._durable_time = self._reactor.seconds()
+        self._durable_time = self._clock()
         if count >= LINES_SHOWN:
             self._last_payloads.clear()
         self._last_payloads.append(request.payload)
