@@ -91,6 +91,8 @@ _LASTING_SECONDS = 60.0
 # may not have: it tells its figures four times a second, and waits for no disk.
 _LOOK_SECONDS = 1.0
 _SILENT_LOOKS = 30
+# From when on others are given connections before it.
+_DOUBTFUL_LOOKS = 2
 
 # After what a stop may take for connections: for the processes to end.
 _END_SECONDS = 2.0
@@ -114,7 +116,7 @@ class _State(enum.Enum):
 
 
 @define(slots=True, eq=False)
-class _Worker:
+class Worker:
     """
     One worker process.
 
@@ -172,10 +174,13 @@ class WorkerPool(Factory):
         self.count = count
         self.counts = ConnectionCounts()
         self._tls = tls
-        self._workers: dict[int, _Worker] = {}  # by place
+        self._workers: dict[int, Worker] = {}  # by place
         self._gone_counts = ConnectionCounts()  # of workers that are gone
         self._delays = [_FIRST_DELAY_SECONDS] * count
         self._restarts: set[Any] = set()
+        # Which of the first ones have not said READY.  Whoever comes before they have waits: the
+        # first one ready would get all clients that wait for a restart, and keep them.
+        self._awaited = set(range(count))
         self._acceptors: list[_Acceptor] = []
         self._number = 0
         self._connections = 0
@@ -216,22 +221,24 @@ class WorkerPool(Factory):
         """Have a worker serve a connection; whether it was passed on."""
         origin = origin_of(_address(sock, peer))
         refusal = refusal_of(self.limits, self._connections, self._addresses[origin])
-        serving = self._serving()
-        if not serving:
-            return False
-        worker = min(serving, key=lambda worker: len(worker.connections))
         self._number = (self._number + 1) % 2**32
         what = (1 + list(REFUSALS).index(refusal) if refusal else 0) | (SECURE if secure else 0)
-        try:
-            told = CONNECTION.pack(self._number, what)
-            socket.send_fds(worker.handing, [told], [sock.fileno()])
-        except OSError:
-            return False  # full, or lost, which the pipe finds out
-        if refusal is None:
-            worker.connections[self._number] = origin
-            self._connections += 1
-            self._addresses[origin] += 1
-        return True
+        told = CONNECTION.pack(self._number, what)
+        # One that has said nothing for a while may hang, and what it is given with it.
+        candidates = sorted(
+            self._serving(), key=lambda w: (w.silent > _DOUBTFUL_LOOKS, len(w.connections))
+        )
+        for worker in candidates:
+            try:
+                socket.send_fds(worker.handing, [told], [sock.fileno()])
+            except OSError:
+                continue  # full, or lost, which the pipe finds out
+            if refusal is None:
+                worker.connections[self._number] = origin
+                self._connections += 1
+                self._addresses[origin] += 1
+            return True
+        return False
 
     def _forget(self, origin: str) -> None:
         self._connections -= 1
@@ -239,7 +246,7 @@ class WorkerPool(Factory):
         if not self._addresses[origin]:
             del self._addresses[origin]
 
-    def _serving(self) -> list[_Worker]:
+    def _serving(self) -> list[Worker]:
         return [w for w in self._workers.values() if w.state is _State.SERVING]
 
     def stop_accepting(self) -> None:
@@ -260,12 +267,12 @@ class WorkerPool(Factory):
         pipe, its_pipe = socket.socketpair()
         handing, its_handing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         handing.setblocking(False)
-        worker = _Worker(place, self.seconds(), handing=handing)
+        worker = Worker(place, self.seconds(), handing=handing)
         self._workers[place] = worker
         worker.pipe = Pipe(
             self._reactor,
             pipe,
-            lambda kind, number, payload: self._received(worker, kind, number, payload),
+            lambda kind, number, payload: self.received(worker, kind, number, payload),
             lambda why: self._pipe_lost(worker, why),
         )
         environment = {
@@ -317,7 +324,7 @@ class WorkerPool(Factory):
             for worker in self._workers.values():
                 worker.pipe.send(frame)
 
-    def _pipe_lost(self, worker: _Worker, why: str | None) -> None:
+    def _pipe_lost(self, worker: Worker, why: str | None) -> None:
         if why is not None:
             self._log.critical(
                 "worker process {place} is ended, it sent what it should not: {why}",
@@ -337,12 +344,13 @@ class WorkerPool(Factory):
                 )
                 worker.kill()
 
-    def ended(self, worker: _Worker, reason: Failure) -> None:
+    def ended(self, worker: Worker, reason: Failure) -> None:
         """A process is gone."""
         worker.state = _State.ENDING
         worker.pipe.close()
         worker.handing.close()
         del self._workers[worker.place]
+        self._awaited.discard(worker.place)
         for origin in worker.connections.values():
             self._forget(origin)
         self._gone_counts.add(worker.figures.counts)
@@ -373,7 +381,7 @@ class WorkerPool(Factory):
 
     def _resume(self) -> None:
         """Accept connections if somebody is there to serve them."""
-        serving = bool(self._serving())
+        serving = bool(self._serving()) and not self._awaited
         for acceptor in self._acceptors:
             acceptor.accept(serving)
 
@@ -412,7 +420,7 @@ class WorkerPool(Factory):
 
     # --- what workers say ------------------------------------------------------------------
 
-    def _received(self, worker: _Worker, kind: int, number: int, payload: bytes) -> None:
+    def received(self, worker: Worker, kind: int, number: int, payload: bytes) -> None:
         worker.silent = 0
         if kind == BUNDLE:
             self._append(worker, number, decode_bundle(payload))
@@ -432,11 +440,12 @@ class WorkerPool(Factory):
         elif kind == READY:
             if worker.state is _State.STARTING:
                 worker.state = _State.SERVING
+                self._awaited.discard(worker.place)
                 self._resume()
         else:
             raise BadFrame(f"a frame of kind {kind} from a worker")
 
-    def _append(self, worker: _Worker, number: int, bundle: Bundle) -> None:
+    def _append(self, worker: Worker, number: int, bundle: Bundle) -> None:
         def judged(exceptions: Exceptions) -> None:
             worker.pipe.send(encode_exceptions(number, exceptions))
             if self.counts.busiest is not None:
@@ -454,7 +463,7 @@ class WorkerPool(Factory):
         for index, (client, count) in enumerate(zip(bundle.clients, bundle.counts, strict=True)):
             busiest.count(client, count - refused.get(index, 0))
 
-    def said(self, worker: _Worker, line: bytes) -> None:
+    def said(self, worker: Worker, line: bytes) -> None:
         """A worker has something for the log."""
         word, _, text = printable(line.decode(errors="replace")).partition(" ")
         level = _LEVELS.get(word)
@@ -496,7 +505,7 @@ class WorkerPool(Factory):
 class _Watching(ProcessProtocol):
     """Hears a worker's words and its end."""
 
-    def __init__(self, pool: WorkerPool, worker: _Worker) -> None:
+    def __init__(self, pool: WorkerPool, worker: Worker) -> None:
         self._pool = pool
         self._worker = worker
         self._rest = {1: b"", 2: b""}

@@ -99,7 +99,10 @@ class ManualTest(SynchronousTestCase):
             "listen": tap.DEFAULT_LISTEN,
             "listen-tls": "",
             "http-host": "",
-            **{name: str(default or "") for name, _, default, *_ in tap.Options.optParameters},
+            **{
+                name: "" if default is None else str(default)
+                for name, _, default, *_ in tap.Options.optParameters
+            },
             **{name: "" for name, *_ in tap.Options.optFlags},
         }
         self.assertEqual(rows, expected)
