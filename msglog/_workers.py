@@ -181,6 +181,7 @@ class WorkerPool(Factory):
         # Which of the first ones have not said READY.  Whoever comes before they have waits: the
         # first one ready would get all clients that wait for a restart, and keep them.
         self._awaited = set(range(count))
+        self._started: Deferred[None] = Deferred()
         self._acceptors: list[_Acceptor] = []
         self._number = 0
         self._connections = 0
@@ -257,11 +258,16 @@ class WorkerPool(Factory):
 
     # --- processes -------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start the workers; the reactor runs."""
+    def start(self) -> Deferred[None]:
+        """
+        Start the workers; the reactor runs.
+
+        @return: fires when each of them serves, or has ended.
+        """
         for place in range(self.count):
             self._spawn(place)
         self._look.start(_LOOK_SECONDS, now=False)
+        return self._started
 
     def _spawn(self, place: int) -> None:
         pipe, its_pipe = socket.socketpair()
@@ -381,6 +387,8 @@ class WorkerPool(Factory):
 
     def _resume(self) -> None:
         """Accept connections if somebody is there to serve them."""
+        if not self._awaited and not self._started.called:
+            self._started.callback(None)
         serving = bool(self._serving()) and not self._awaited
         for acceptor in self._acceptors:
             acceptor.accept(serving)
@@ -498,8 +506,8 @@ class WorkerPool(Factory):
 
     @property
     def serving(self) -> int:
-        """How many workers serve connections."""
-        return len(self._serving())
+        """How many workers serve connections; none does before all have begun."""
+        return 0 if self._awaited else len(self._serving())
 
 
 class _Watching(ProcessProtocol):

@@ -308,25 +308,24 @@ class LogWriter:
         results: list[Outcome] = []
         messages = 0
         for entry in entries:
-            if isinstance(entry, Asking):
-                results.append(0)  # asked when the commit is through
-                continue
-            if isinstance(entry, Bundle):
+            if isinstance(entry, Appending):
+                batch = entry.batch
+                start, verdict = ledger.admit(batch)
+                results.append(verdict)
+                if start < len(batch.checksums):
+                    messages += len(batch.checksums) - start
+                    lines = entry.lines
+                    if start:
+                        lines = b"".join(lines.splitlines(keepends=True)[start:])
+                    parts.append(lines)
+            elif isinstance(entry, Bundle):
                 others = ledger.admit_bundle(entry)
                 results.append([(i, verdict) for i, _, verdict in others if verdict is not STORED])
                 known = [(i, start) for i, start, _ in others if start]
                 messages += len(entry.checksums) - sum(start for _, start in known)
                 parts.append(entry.without(known) if known else entry.lines)
-                continue
-            batch = entry.batch
-            start, verdict = ledger.admit(batch)
-            results.append(verdict)
-            if start < len(batch.checksums):
-                messages += len(batch.checksums) - start
-                lines = entry.lines
-                if start:
-                    lines = b"".join(lines.splitlines(keepends=True)[start:])
-                parts.append(lines)
+            else:
+                results.append(0)  # asked when the commit is through
         if messages:
             data = b"".join(parts).replace(UNTIMED, stamp)
             try:

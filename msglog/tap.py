@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, evolve, fields
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -518,10 +518,13 @@ class _Program(MessageLogService):
         # signal it got; a stop that went well should say so with its exit status.
         self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._on_sigterm)
         self._reactor.callWhenRunning(signal.signal, signal.SIGHUP, self._on_sighup)
-        if self._pool is not None:
-            self._reactor.callWhenRunning(self._pool.start)
-        if self._supervision is not None:
-            self._reactor.callWhenRunning(self._supervision.ready)
+        self._reactor.callWhenRunning(self._begin_serving)
+
+    def _begin_serving(self) -> None:
+        begun: Deferred[None] = succeed(None) if self._pool is None else self._pool.start()
+        supervision = self._supervision
+        if supervision is not None:
+            begun.addCallback(lambda _: supervision.ready())
 
     def _on_sigterm(self, number: int, frame: object) -> None:
         self._reactor.callFromThread(self._stop)
