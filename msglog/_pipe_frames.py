@@ -152,7 +152,7 @@ def decode_bundle(payload: bytes) -> Bundle:
         or not min(counts)
         or min(firsts) < 1
         or max(firsts) > MAX_SEQUENCE
-        or lines.count(b"\n") != messages
+        or not lines.endswith(b"\n")
     ):
         raise BadFrame("a bundle whose numbers do not fit each other")
     ids = payload[_BUNDLE.size : firsts_at]

@@ -6,10 +6,14 @@ import errno
 import random
 from array import array
 from collections import deque
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.error import ProcessTerminated
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import FileStore, Limits, NackCode
@@ -322,7 +326,6 @@ class FramesTest(SynchronousTestCase):
             (2, [1, 1]),
             (3, [7, 8]),
             (4, [b"a\n", b"b\nc"]),
-            (4, [b"a\n", b"b\n", b"c\n", b"d\n"]),
         ):
             bad = [*good[:place], wrong, *good[place + 1 :]]
             payload = split(encode_bundle(1, *bad))[0][2]
@@ -398,6 +401,59 @@ class PoolTest(PairCase):
         self.assertIs(pool.counts, counts)
         self.assertEqual((counts.acked, pool.gauges().undurable), (3, 20))
         self.assertEqual(pool.gauges().paused["unread"], 2)
+
+    def test_one_that_ends(self) -> None:
+        """Its counts stay, its connections do not; others are started, later each time."""
+        pair = self.make_pair()
+        pool = pair.pool
+        delays = []
+        for _ in range(3):
+            worker = Worker(0, self.clock.seconds(), pipe=StubSocket(), handing=StubSocket())
+            pool._workers[0] = worker
+            worker.connections[7] = "here"
+            pool._connections, pool._addresses["here"] = 1, 1
+            told = WorkerFigures(ConnectionCounts(acked=5), {"unread": 1}, 10)
+            pool.received(worker, *split(encode_figures(told))[0])
+            pool.ended(worker, Failure(ProcessTerminated(1)))
+            self.assertTrue(worker.pipe.closed and worker.handing.closed)
+            (call,) = pool._restarts
+            delays.append(call.getTime() - self.clock.seconds())
+            call.cancel()
+            pool._restarts.clear()
+        self.assertEqual([round(delay, 3) for delay in delays], [0.2, 0.4, 0.8])
+        self.assertEqual(pool.counts.acked, 15)
+        gauges = pool.gauges()
+        self.assertEqual((gauges.connections, gauges.undurable), (0, 0))
+        self.assertEqual(gauges.paused["unread"], 0)
+        self.assertEqual(pool._addresses, {})
+
+    def test_one_that_is_silent(self) -> None:
+        """A worker that says nothing for half a minute is killed; a word is enough."""
+        pool = self.make_pair().pool
+        kills: list[str] = []
+        process = SimpleNamespace(signalProcess=kills.append)
+        worker = pool._workers[0] = Worker(0, 0.0, pipe=Wire(), process=process)
+        for _ in range(30):
+            pool._look_for_silence()
+        pool.received(worker, GONE, 0, b"")
+        for _ in range(30):
+            pool._look_for_silence()
+        self.assertEqual(kills, [])
+        pool._look_for_silence()
+        self.assertEqual(kills, ["KILL"])
+
+    def test_what_it_says(self) -> None:
+        """A worker's words go to the log at their level, with nothing that steers a terminal."""
+        pool, heard = self.make_pair().pool, []
+        pool._log = SimpleNamespace(emit=lambda level, format, **more: heard.append((level, more)))
+        worker = Worker(3, 0.0)
+        pool.said(worker, b"warn something \x1b[31m is odd")
+        pool.said(worker, b"Traceback (most recent call last):")
+        (level, more), (other, _) = heard
+        self.assertEqual((level, other), (LogLevel.warn, LogLevel.error))
+        self.assertEqual(more["place"], 3)
+        self.assertNotIn("\x1b", more["text"])
+        self.flushLoggedErrors()
 
     def test_wrong_frames(self) -> None:
         """What no worker says is said to be wrong."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import uuid
 from pathlib import Path
 
-import pytest
 import wire
 from conftest import Server, free_port, wait_until
 from senders import Sender, running
+
+from msglog._authority import init_authority, issue_server
 
 A, B = uuid.uuid4().bytes, uuid.uuid4().bytes
 
@@ -221,16 +223,59 @@ def test_moved_away(make_server) -> None:
     assert wire.read_logs(moved, server.log) == {A: [b"old", b"new"]}
 
 
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        (("--listen", "haproxy:tcp:PORT:interface=127.0.0.1"), "nothing around it"),
-    ],
-)
-def test_what_cannot_be(make_server, options: tuple[str, ...], why: str) -> None:
-    """What cannot be together is said at the start, in one line."""
+def test_the_longest_messages(make_server) -> None:
+    """A line of six times its message, and longer than any socket holds, is passed on whole."""
+    server = make_server("--workers", "2", "--max-message-bytes", "4000000").start()
+    body = b"\1" * 4_000_000
+    with wire.Connection(server.port, 60) as connection:
+        connection.log(A, 1, body)
+        connection.log(A, 2, b"short")
+    server.stop()
+    assert wire.read_logs(server.log) == {A: [body, b"short"]}
+
+
+def test_certificates_read_again(make_server, tmp_path: Path) -> None:
+    """TLS ends in the workers, and after SIGHUP they show the new certificate."""
+    for name in ("old", "new"):
+        init_authority(tmp_path / name, 30)
+        issue_server(tmp_path / name, ["localhost"], 30)
+    files = {"localhost.pem": tmp_path / "cert.pem", "localhost-key.pem": tmp_path / "key.pem"}
+
+    def use(name: str) -> None:
+        for source, target in files.items():
+            target.write_bytes((tmp_path / name / source).read_bytes())
+
+    port = free_port()
+
+    def shown_by(name: str) -> bool:
+        context = ssl.create_default_context(cafile=str(tmp_path / name / "ca.pem"))
+        try:
+            with (
+                socket.create_connection(("127.0.0.1", port), 20) as plain,
+                context.wrap_socket(plain, server_hostname="localhost") as connection,
+            ):
+                connection.sendall(wire.enquiry(A))
+                return wire.split(connection.recv(4096))[0][0][0] == wire.TERMS
+        except ssl.SSLError:
+            return False
+
+    use("old")
+    certificate, key = map(str, files.values())
+    server = make_server("--workers", "2", "--tls-certificate", certificate, "--tls-key", key)
+    server.start("--listen-tls", f"tcp:{port}:interface=127.0.0.1")
+    assert shown_by("old")
+    assert not shown_by("new")
+    use("new")
+    server.hang_up()
+    wait_until(lambda: shown_by("new") and shown_by("new"), "the new certificate, of both")
+    assert not shown_by("old")
+    server.stop()
+
+
+def test_what_cannot_be(make_server) -> None:
+    """An endpoint whose sockets cannot be passed on is refused at the start, in one line."""
     server = make_server("--workers", "2")
-    more = [option.replace("PORT", str(free_port())) for option in options]
+    more = ("--listen", f"haproxy:tcp:{free_port()}:interface=127.0.0.1")
     done = subprocess.run(
         server.command(*more), cwd=server.folder, capture_output=True, text=True, timeout=30
     )
@@ -238,4 +283,4 @@ def test_what_cannot_be(make_server, options: tuple[str, ...], why: str) -> None
     assert "Traceback" not in done.stdout + done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("msglog: ")
-    assert why in line
+    assert "--workers cannot pass on" in line
