@@ -64,6 +64,9 @@ SECURE = 0x80
 # How often figures are told: what the status page shows is at most as old.
 FIGURES_SECONDS = 0.25
 
+# How many connections are taken over in one turn: others have theirs in between.
+_TAKEN_AT_ONCE = 32
+
 # See msglog.tap.
 _GC_THRESHOLD = 50_000
 
@@ -139,19 +142,25 @@ class _Receiver:
 
     def doRead(self) -> None:
         """See L{IReadDescriptor}."""
-        try:
-            data, fds, _, _ = socket.recv_fds(self._socket, CONNECTION.size, 1)
-        except BlockingIOError:
-            return
+        for _ in range(_TAKEN_AT_ONCE):
+            try:
+                data, fds, _, _ = socket.recv_fds(self._socket, CONNECTION.size, 1)
+            except BlockingIOError:
+                return
+            if not self._take(data, fds):
+                return
+
+    def _take(self, data: bytes, fds: list[int]) -> bool:
+        """Take one connection over; whether there may be more."""
         if not data:
             self._reactor.removeReader(self)  # the pipe ends too, and with it the process
-            return
+            return False
         number, what = CONNECTION.unpack(data)
         if not fds:
             # No descriptor was left in this process for it.
             self._log.error("a connection could not be taken over: too many open files")
             self._factory.forget(number)
-            return
+            return True
         sock = socket.socket(fileno=fds[0])
         place = what & ~SECURE
         self._factory.expect(number, list(REFUSALS)[place - 1] if place else None)
@@ -161,6 +170,7 @@ class _Receiver:
             # It was gone before we had it.
             sock.close()
             self._factory.forget(number)
+        return True
 
     def _adopt(self, sock: socket.socket, factory: Any, number: int) -> None:
         sock.setblocking(False)

@@ -97,8 +97,13 @@ _DOUBTFUL_LOOKS = 2
 # After what a stop may take for connections: for the processes to end.
 _END_SECONDS = 2.0
 
-# Before a connection is accepted again when the system has no descriptor, or the worker no room.
-_ACCEPT_AGAIN_SECONDS = 0.05
+# Before a connection is accepted again when the workers have no room: they take some hundred
+# connections in that time.
+_ACCEPT_AGAIN_SECONDS = 0.01
+# The same when the system has no descriptor: something else has to end.
+_NO_DESCRIPTOR_SECONDS = 1.0
+# What the kernel is asked to let wait for a worker: some 500 connections, by its own limit.
+_HANDING_BYTES = 1024 * 1024
 # How many are accepted in one turn: others come in between.
 _ACCEPT_AT_ONCE = 64
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -273,6 +278,7 @@ class WorkerPool(Factory):
         pipe, its_pipe = socket.socketpair()
         handing, its_handing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         handing.setblocking(False)
+        handing.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _HANDING_BYTES)
         worker = Worker(place, self.seconds(), handing=handing)
         self._workers[place] = worker
         worker.pipe = Pipe(
@@ -586,19 +592,19 @@ class _Acceptor:
                 except OSError as e:
                     if e.errno in _NO_DESCRIPTOR:
                         self._log.error("no connection can be accepted: {why}", why=e.strerror)
-                        self._wait()
+                        self._wait(_NO_DESCRIPTOR_SECONDS)
                         return
                     continue  # it is gone already
             sock, peer = self._left
             if not self._accepted(sock, peer, self._secure):
-                self._wait()
+                self._wait(_ACCEPT_AGAIN_SECONDS)
                 return
             sock.close()  # the worker has it
             self._left = None
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         self._reactor.removeReader(self)
-        self._waiting = self._reactor.callLater(_ACCEPT_AGAIN_SECONDS, self._again)
+        self._waiting = self._reactor.callLater(seconds, self._again)
 
     def _again(self) -> None:
         self._waiting = None

@@ -140,6 +140,20 @@ class BundlingTest(PairCase):
         self.assertEqual([self.successResultOf(verdict) for verdict in verdicts], [STORED] * 3)
         self.assertEqual(self.file_store.writer.counts.messages.total, 3)
 
+    def test_a_question_in_a_round(self) -> None:
+        """What was appended before a question is judged before it, though the round goes on."""
+        store = self.make_pair().bundling
+        store.gather()
+        appended(store, make_batch(A, 1, b"x"))
+        question = store.last(A)
+        appended(store, make_batch(A, 2, b"x"))
+        store.commit()
+        self.assertEqual(len(self.pair.up.frames), 3)
+        self.pair.pool.received(self.pair.worker, *self.pair.up.frames.popleft())
+        self.pair.pool.received(self.pair.worker, *self.pair.up.frames.popleft())
+        self.settle()
+        self.assertIn(self.successResultOf(question), (1, 2))
+
     def test_without_a_round(self) -> None:
         """What no round brought waits for the turn's end."""
         pair = self.make_pair()
