@@ -170,6 +170,10 @@ class _Receiver:
             # It was gone before we had it.
             sock.close()
             self._factory.forget(number)
+        except Exception:
+            self._log.failure("a connection could not be taken over")
+            sock.close()
+            self._factory.forget(number)
         return True
 
     def _adopt(self, sock: socket.socket, factory: Any, number: int) -> None:

@@ -29,6 +29,7 @@ import sys
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -110,6 +111,9 @@ _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 
 # The longest line that a worker may say.
 _LINE_BYTES = 16 * 1024
+
+# What of the environment is about this process alone, or an option that has been read.
+_NOT_INHERITED = ("MSGLOG_", "LISTEN_", "WATCHDOG_", "NOTIFY_")
 
 _LEVELS = {level.name: level for level in LogLevel.iterconstants()}
 
@@ -195,7 +199,6 @@ class WorkerPool(Factory):
         self._deadline: Any = None
         self._look = LoopingCall(self._look_for_silence)
         self._look.clock = reactor
-        self.restarted = 0
 
     def buildProtocol(self, addr: IAddress | None) -> None:
         """There is none: connections are served elsewhere."""
@@ -270,44 +273,83 @@ class WorkerPool(Factory):
         @return: fires when each of them serves, or has ended.
         """
         for place in range(self.count):
-            self._spawn(place)
+            self._start_one(place)
         self._look.start(_LOOK_SECONDS, now=False)
         return self._started
 
-    def _spawn(self, place: int) -> None:
-        pipe, its_pipe = socket.socketpair()
-        handing, its_handing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        handing.setblocking(False)
-        handing.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _HANDING_BYTES)
-        worker = Worker(place, self.seconds(), handing=handing)
+    def _start_one(self, place: int) -> None:
+        with ExitStack() as undo:
+            try:
+                worker = self._spawn(place, undo)
+            except OSError as e:
+                self._awaited.discard(place)
+                delay = self._delay(place)
+                self._log.error(
+                    "worker process {place} cannot be started: {why}; this is tried again in "
+                    "{delay:g} s",
+                    place=place,
+                    why=e.strerror,
+                    delay=delay,
+                )
+                self._start_later(place, delay)
+                self._resume()
+                return
+            undo.pop_all()
         self._workers[place] = worker
+        worker.pipe.send(encode_frame(SETTINGS, 0, orjson.dumps(self._settings())))
+
+    def _spawn(self, place: int, undo: ExitStack) -> Worker:
+        """
+        @param undo: gets what is to be closed if there will be no worker.
+        @raise OSError: the system has no process or no descriptor for it.
+        """
+        pipe, its_pipe = socket.socketpair()
+        undo.callback(pipe.close)
+        with its_pipe:
+            handing, its_handing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(handing.close)
+            with its_handing:
+                handing.setblocking(False)
+                handing.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _HANDING_BYTES)
+                worker = Worker(place, self.seconds(), handing=handing)
+                worker.process = self._reactor.spawnProcess(
+                    _Watching(self, worker),
+                    sys.executable,
+                    [sys.executable, "-P", "-m", "msglog._front"],
+                    {
+                        name: value
+                        for name, value in os.environ.items()
+                        if not name.startswith(_NOT_INHERITED)
+                    },
+                    childFDs={
+                        0: "w",
+                        1: "r",
+                        2: "r",
+                        PIPE_FD: its_pipe.fileno(),
+                        CONNECTIONS_FD: its_handing.fileno(),
+                    },
+                )
         worker.pipe = Pipe(
             self._reactor,
             pipe,
             lambda kind, number, payload: self.received(worker, kind, number, payload),
             lambda why: self._pipe_lost(worker, why),
         )
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("MSGLOG_", "LISTEN_", "WATCHDOG_", "NOTIFY_"))
-        }
-        worker.process = self._reactor.spawnProcess(
-            _Watching(self, worker),
-            sys.executable,
-            [sys.executable, "-P", "-m", "msglog._front"],
-            environment,
-            childFDs={
-                0: "w",
-                1: "r",
-                2: "r",
-                PIPE_FD: its_pipe.fileno(),
-                CONNECTIONS_FD: its_handing.fileno(),
-            },
-        )
-        its_pipe.close()
-        its_handing.close()
-        worker.pipe.send(encode_frame(SETTINGS, 0, orjson.dumps(self._settings())))
+        return worker
+
+    def _start_later(self, place: int, delay: float) -> None:
+        def again() -> None:
+            self._restarts.discard(call)
+            self._start_one(place)
+
+        call = self._reactor.callLater(delay, again)
+        self._restarts.add(call)
+
+    def _delay(self, place: int) -> float:
+        """Before another one is started; twice as long the next time."""
+        delay = self._delays[place]
+        self._delays[place] = min(2 * delay, _LONGEST_DELAY_SECONDS)
+        return delay
 
     def _settings(self) -> dict[str, Any]:
         limits = self.limits
@@ -343,7 +385,8 @@ class WorkerPool(Factory):
                 place=worker.place,
                 why=printable(why),
             )
-        worker.kill()
+        if why is not None or worker.state is not _State.ENDING:
+            worker.kill()  # one that was told to stop ends by itself
 
     def _look_for_silence(self) -> None:
         for worker in self._workers.values():
@@ -370,9 +413,9 @@ class WorkerPool(Factory):
         if self._stopped is not None:
             self._see_the_last_gone()
             return
-        lasted = self.seconds() - worker.began
-        delay = _FIRST_DELAY_SECONDS if lasted >= _LASTING_SECONDS else self._delays[worker.place]
-        self._delays[worker.place] = min(2 * delay, _LONGEST_DELAY_SECONDS)
+        if self.seconds() - worker.began >= _LASTING_SECONDS:
+            self._delays[worker.place] = _FIRST_DELAY_SECONDS
+        delay = self._delay(worker.place)
         self._log.error(
             "worker process {place} has ended ({reason}) and its {connections} connections with "
             "it; another one is started in {delay:g} s",
@@ -381,15 +424,8 @@ class WorkerPool(Factory):
             connections=len(worker.connections),
             delay=delay,
         )
-        self.restarted += 1
         self._resume()
-
-        def again() -> None:
-            self._restarts.discard(call)
-            self._spawn(worker.place)
-
-        call = self._reactor.callLater(delay, again)
-        self._restarts.add(call)
+        self._start_later(worker.place, delay)
 
     def _resume(self) -> None:
         """Accept connections if somebody is there to serve them."""

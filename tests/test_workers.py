@@ -441,6 +441,27 @@ class PoolTest(PairCase):
         self.assertEqual(gauges.paused["unread"], 0)
         self.assertEqual(pool._addresses, {})
 
+    def test_one_that_cannot_be_started(self) -> None:
+        """A system without room for a process is said so, and asked again; others go on."""
+        pool = self.make_pair().pool
+        heard = []
+        pool._log = SimpleNamespace(error=lambda format, **more: heard.append(more))
+
+        def spawn(*args: object, **more: object) -> None:
+            raise OSError(errno.EAGAIN, "no more processes")
+
+        pool._reactor = SimpleNamespace(
+            spawnProcess=spawn, callLater=self.clock.callLater, seconds=self.clock.seconds
+        )
+        pool._look.clock = self.clock
+        started = pool.start()
+        self.successResultOf(started)
+        self.clock.advance(0.2)
+        self.assertEqual([more["delay"] for more in heard], [0.2, 0.4])
+        self.assertEqual((heard[0]["why"], pool._workers), ("no more processes", {}))
+        self.successResultOf(pool.stop())
+        self.assertEqual(pool._restarts, set())
+
     def test_one_that_is_silent(self) -> None:
         """A worker that says nothing for half a minute is killed; a word is enough."""
         pool = self.make_pair().pool
