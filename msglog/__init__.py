@@ -11,7 +11,6 @@ neither should wait for what it does not use (0.3 s for all of it).
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -122,6 +121,9 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("msglog")
     elif name in _HOME:
+        # Here, since the msglog command begins with this module: see msglog._command.
+        from importlib import import_module
+
         value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,6 +27,7 @@ from attrs import asdict, frozen
 from zope.interface import Attribute, Interface, implementer
 
 from ._batch import MAX_SEQUENCE
+from ._disk import see_file
 from ._ledger import ClientState
 
 __all__ = ["Checkpoint", "Coverage", "ICheckpoint", "identify"]
@@ -118,11 +119,14 @@ class ICheckpoint(Interface):
 class Checkpoint:
     """
     @raise sqlite3.Error: the file is no database, or is damaged, or locked by another process.
+    @raise OSError: it cannot be opened, or is no file, be it by a symbolic link.
     """
 
     def __init__(self, path: Path, window: int) -> None:
         self.path = path
         self._window = window
+        # Nobody has a reason for a link here, but to have a server write where the link leads.
+        see_file(path, follow=False)
         # SQLite would make it readable by all; it has client ids.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
         # The writer's thread is the only user after the start, which is not in that thread.

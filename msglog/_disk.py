@@ -11,13 +11,14 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 from zope.interface import Interface, implementer
 
 from ._mounts import mount_of
 
-__all__ = ["Disk", "IDisk"]
+__all__ = ["Disk", "IDisk", "see_file"]
 
 # Linux's fallocate(2).  Python has posix_fallocate, which makes the file longer: there would be
 # zeros at the end of the log for whoever reads it.
@@ -33,6 +34,31 @@ _CACHE_BYTES = 4 << 20
 # The log may hold what not everybody on the machine should read.
 _MODE = 0o640
 
+_KINDS = {
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def see_file(path: Path, *, follow: bool) -> None:
+    """
+    See that a name is free or a file's, before it is opened: to open a device may do something.
+
+    @param follow: whether a symbolic link to a file will do.
+    @raise OSError: something else has the name.
+    """
+    try:
+        mode = os.stat(path, follow_symlinks=follow).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, and must be a file", str(path))
+
 
 class IDisk(Interface):
     """
@@ -43,7 +69,11 @@ class IDisk(Interface):
     """
 
     def open(path: Path) -> int:
-        """Open a file for reading and appending, made if it does not exist."""
+        """
+        Open a file for reading and appending, made if it does not exist.
+
+        @raise OSError: that is not possible, or what has the name is no file.
+        """
 
     def open_to_read(path: Path) -> int:
         """Open a file that exists, for reading."""
@@ -122,6 +152,7 @@ class Disk:
 
     def open(self, path: Path) -> int:
         """See L{IDisk.open}."""
+        see_file(path, follow=True)
         return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
 
     def open_to_read(self, path: Path) -> int:

@@ -281,7 +281,7 @@ class MessageLogFactory(Factory):
 
     def _abort_all(self) -> None:
         self.log.warn(
-            "{count} connections did not end in time and are aborted",
+            "connections that did not end in time and are aborted: {count}",
             count=len(self.connections),
         )
         self.counts.closed["stop"] += len(self.connections)

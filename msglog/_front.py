@@ -49,6 +49,7 @@ from ._pipe_frames import (
     encode_frame,
 )
 from ._protocol import MessageLogProtocol
+from ._steady import steady
 
 if TYPE_CHECKING:
     from ._tls import ServerTLS
@@ -298,6 +299,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     from twisted.internet import reactor
 
+    steady(reactor)
     globalLogBeginner.beginLoggingTo([_say], redirectStandardIO=False, discardBuffer=True)
     pipe = socket.socket(fileno=PIPE_FD)
     length, kind, _ = HEAD.unpack(_receive(pipe, HEAD.size))

@@ -18,10 +18,11 @@ from datetime import UTC, datetime, timedelta
 
 from attrs import frozen
 
+from ._counted import counted
 from ._figures import Figures
 from ._limits import Limits
 
-__all__ = ["EXPIRY_WARNING", "Health", "judge"]
+__all__ = ["EXPIRY_WARNING", "NO_ROOM_SECONDS", "Health", "judge"]
 
 # How long before its end a certificate is complained about: time enough to ask a person for one.
 EXPIRY_WARNING = timedelta(days=14)
@@ -29,7 +30,7 @@ EXPIRY_WARNING = timedelta(days=14)
 # How long a commit that found no room is held against a disk that has some again.  (A quota, or a
 # limit on the file's size, is not seen in the disk's free space; only another commit can tell, and
 # without traffic there would never be one.)
-_NO_ROOM_SECONDS = 30.0
+NO_ROOM_SECONDS = 30.0
 
 
 @frozen(slots=True)
@@ -83,8 +84,8 @@ def judge(figures: Figures, limits: Limits, *, listening: bool, now: float) -> H
     not_ready += figures.troubles
     if figures.no_room:
         since = now - figures.no_room_time
-        if figures.disk_low or since < _NO_ROOM_SECONDS:
-            not_ready.append(f"the last commit found no room {figures.place}")
+        if figures.disk_low or since < NO_ROOM_SECONDS:
+            not_ready.append("the last commit found no room on the disk")
     warnings = []
     if figures.disk_low:
         warnings.append(
@@ -92,7 +93,7 @@ def judge(figures: Figures, limits: Limits, *, listening: bool, now: float) -> H
         )
     warnings += figures.store_warnings
     if figures.connections >= limits.max_connections:
-        warnings.append(f"no room for more than {figures.connections} connections")
+        warnings.append(f"no room for more than {counted(figures.connections, 'connection')}")
     if figures.paused["undurable"]:
         warnings.append(f"nothing is read until {figures.keeper} has caught up")
     expires = figures.certificate_expires

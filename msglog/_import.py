@@ -28,6 +28,7 @@ from typing import Protocol
 
 from attrs import Factory, define, frozen
 
+from ._counted import counted
 from ._errors import MsglogError, RecordError
 from ._jetstream import (
     Appended,
@@ -316,8 +317,8 @@ class Import:
             if message is not None and message.last > end.last:
                 break
             await self._pause(
-                f"the stream has less of {client_text(run.client)} than it had: {end.last} were "
-                f"there"
+                f"the stream has less of {client_text(run.client)} than it had: those "
+                f"up to {end.last} were there"
             )
         same = (message.first, message.last, list(message.checksums))
         if message.previous != end.sequence or same != (run.first, run.last, run.checksums):
@@ -448,4 +449,6 @@ class _Overlap:
 
 def _first_of(texts: list[str]) -> str:
     others = len(texts) - 1
-    return texts[0] + (f" (and {others} other clients are so)" if others else "")
+    if not others:
+        return texts[0]
+    return f"{texts[0]} (and so {counted(others, 'other client is', 'other clients are')})"

@@ -39,6 +39,7 @@ __all__ = [
     "API",
     "MAX_LINES",
     "MAX_PAYLOAD",
+    "NOT_CONNECTED",
     "AppendOutcome",
     "Appended",
     "EngineError",
@@ -89,6 +90,10 @@ _WRONG_LAST = 10071
 _IN_FLIGHT = frozenset({10163, 10164})
 
 
+# Why a request was not made, where it does not matter which servers were tried.
+NOT_CONNECTED = "not connected"
+
+
 class Unknown(enum.Enum):
     """
     Why it is unknown what became of an append.
@@ -113,7 +118,7 @@ class Reply:
     What came of a request.
 
     @ivar data: the answer; L{None} if there was none.
-    @ivar trouble: why there was none, for people.
+    @ivar trouble: why there was none, for people; from a link, without the servers' addresses.
     @ivar cause: the same, to count it.
     """
 

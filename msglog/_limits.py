@@ -190,8 +190,8 @@ class Limits:
         15.0,
         "seconds",
         "that a batch waits for the engine of --store before it is answered UNAVAILABLE",
-        "longer than the slowest election of a leader measured, 11 s; shorter than the 30 s after "
-        "which a client leaves by itself",
+        "longer than the slowest election of a leader measured, 14.7 s; shorter than the 30 s "
+        "after which a client leaves by itself",
         0.1,
     )
     store_answer_seconds: float = _limit(

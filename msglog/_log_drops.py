@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ._counted import counted
 from ._log_event import event_time
 
 __all__ = ["Drops", "remark"]
@@ -62,7 +63,8 @@ class Drops:
         try:
             count = self.unsaid
             why = self.why if len(self.why) <= _REASON else f"{self.why[:_REASON]}…"
-            if take(remark(f"{_messages(count)} dropped: {why}", dropped=count)):
+            dropped = counted(count, "message was", "messages were")
+            if take(remark(f"{dropped} dropped: {why}", dropped=count)):
                 with self._lock:
                     self.unsaid -= count
         finally:
@@ -72,8 +74,5 @@ class Drops:
         """What was not said, for people; empty if there is nothing."""
         if not self.unsaid:
             return ""
-        return f"{_messages(self.unsaid)} not logged, as far as is known: {self.why}"
-
-
-def _messages(count: int) -> str:
-    return "1 message was" if count == 1 else f"{count} messages were"
+        unsaid = counted(self.unsaid, "message was", "messages were")
+        return f"{unsaid} not logged, as far as is known: {self.why}"

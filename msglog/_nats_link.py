@@ -6,7 +6,8 @@ names are tried too.  Answers come to one inbox, and a token in their subject sa
 
 Whatever is asked is answered once: with the engine's words, or with why there are none.  That says
 nothing about whether the engine has done what it was asked.  What cannot be sent now is never sent
-later, behind the back of who asked.
+later, behind the back of who asked.  Such a why may be told to clients, so it names no server; what
+does is the link's C{trouble}.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ._jetstream import Reply, Unknown
+from ._jetstream import NOT_CONNECTED, Reply, Unknown
 from ._nats_access import INBOX_PREFIX, NatsAccess
 from ._nats_connection import NatsConnection, host_of, say_failure
 from ._nats_frames import Message
@@ -106,7 +107,8 @@ class NatsLink:
     @param access: which cluster.
     @param seconds: how long an answer is waited for.
     @param endpoint: where connections come from, by host and port; TCP if not given.
-    @ivar trouble: why there is no connection, or what the engine last complained about.
+    @ivar trouble: why there is no connection, or what the engine last complained about; empty if
+        neither is known.
     @ivar counts: of its connections.
     @ivar version: the connected server's; L{None} before.
     @ivar max_payload: the longest message that the connected server takes; L{None} before.
@@ -141,7 +143,7 @@ class NatsLink:
         self._stopped: Deferred[None] | None = None
         self._closing: IDelayedCall | None = None
         self._said: set[str] = set()
-        self.trouble = "not connected yet"
+        self.trouble = ""
         self.counts = LinkCounts(clock=reactor.seconds)
         self.max_payload: int | None = None
         self.version: tuple[int, int] | None = None
@@ -173,7 +175,7 @@ class NatsLink:
         """Ask; C{done} is called with the answer, or with why there is none."""
         connection = self._connection
         if not self._ready or connection is None:
-            done(Reply(None, self.trouble or "not connected"))
+            done(Reply(None, NOT_CONNECTED))
             return
         if self.max_payload is not None and len(payload) + _HEADERS_BYTES > self.max_payload:
             # The server would close the connection, which is everybody's.

@@ -33,7 +33,7 @@ from ._shards import StreamShard, shard_of, shards_of
 from ._store_figures import StoreFigures, commit_figures
 from ._stream_counts import StreamCounts
 from ._stream_figures import EngineState, read_stream_figures
-from ._stream_health import StreamHealth
+from ._stream_health import StreamHealth, room
 from ._tail import Append, Unsettled
 from ._tails import Tails
 from .interfaces import IStoreService
@@ -178,17 +178,15 @@ class NatsStore(Service):
         """See L{IAppender<msglog._tails.IAppender>}."""
         count = request.last - request.first + 1
         self._counts.committed(count, len(request.payload), seconds)
-        self._durable_time = self._reactor.seconds()
+        self._durable_time = self._clock()
         if count >= LINES_SHOWN:
             self._last_payloads.clear()
         self._last_payloads.append(request.payload)
         del self._last_payloads[:-LINES_SHOWN]
 
-    def no_room(self, reason: str) -> None:
-        """See L{IAppender<msglog._tails.IAppender>}."""
-        if not self._counts.no_room_last:
-            self._log.warn("nothing is stored: {reason}", reason=reason)
-        self._counts.refused(self._reactor.seconds())
+    def no_room(self) -> None:
+        """See L{IAppender<msglog._tails.IAppender>}; that a stream is full, its health knows."""
+        self._counts.no_room += 1
 
     def rested(self) -> None:
         """See L{IAppender<msglog._tails.IAppender>}."""
@@ -218,7 +216,8 @@ class NatsStore(Service):
         """See L{IStoreService<msglog.interfaces.IStoreService.figures>}."""
         parts = self._parts
         now = self._reactor.seconds()
-        free, capacity = _room([part.health.info for part in parts])
+        rooms = [(free, most) for free, most in (room(part.health.info) for part in parts) if most]
+        free, capacity = min(rooms, default=(None, 0))
         # Of several streams, the one that is worst says how they are.
         worst = max(parts, key=lambda part: (_WORSE.index(part.health.state), part.stalled(now)))
         # While the clients of one of several streams can be served, it is for them to be ready.
@@ -247,7 +246,6 @@ class NatsStore(Service):
             recovered=_NOTHING_RECOVERED,
             recovery_seconds=0.0,
             keeper="NATS",
-            place="in the stream",
             room="in the stream",
             troubles=tuple(dict.fromkeys(troubles)),
             stream=read_stream_figures(
@@ -357,20 +355,6 @@ _WORSE = (
     EngineState.UNUSABLE,
     EngineState.LOST,
 )
-
-
-def _room(infos: list[dict[str, Any]]) -> tuple[int | None, int]:
-    """
-    How much room there is in the fullest of some streams, and how much it has in all.
-
-    L{None} and 0 if none of them has a limit.
-    """
-    rooms = []
-    for info in infos:
-        most = int(info.get("config", {}).get("max_bytes", -1))
-        if most > 0:
-            rooms.append((max(most - int(info.get("state", {}).get("bytes", 0)), 0), most))
-    return min(rooms, default=(None, 0))
 
 
 # A start reads nothing: what is durable is in the stream.

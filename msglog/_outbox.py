@@ -20,6 +20,7 @@ from attrs import Factory, define
 from uuid_utils.compat import uuid7
 
 from ._batch import Receipt
+from ._counted import counted
 from ._errors import NotLogged, QueueFull, SpoolError, Unanswered
 from ._limits import ClientLimits
 from ._session import Delivered, Message, Session
@@ -141,8 +142,13 @@ class Outbox:
 
     def _full(self) -> str:
         trouble = self.session.trouble
+        waiting = counted(
+            self._messages,
+            "message waits for its receipt and holds",
+            "messages wait for their receipts and hold",
+        )
         return (
-            f"{self._messages} messages wait for their receipts and hold {self._bytes} bytes, "
+            f"{waiting} {self._bytes} bytes, "
             f"which is the most that this client may{': ' + trouble if trouble else ''}"
         )
 

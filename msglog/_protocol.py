@@ -229,7 +229,7 @@ class MessageLogProtocol(Int32StringReceiver):
                 else:
                     self._answer_rare(event)
         limits = factory.limits
-        if self._unanswered > limits.max_unanswered_bytes and self._state is _OPEN:
+        if self._unanswered > limits.max_unanswered_bytes:
             self.hold(_UNANSWERED)
         if factory.undurable > limits.max_undurable_bytes:
             factory.hold_all()
@@ -241,8 +241,7 @@ class MessageLogProtocol(Int32StringReceiver):
         self.factory.undurable += cost
         idle = not self._later
         self._later.extend(events)
-        if self._state is _OPEN:
-            self.hold(_UNANSWERED)
+        self.hold(_UNANSWERED)
         if idle:
             self._take_turn()
 
@@ -441,8 +440,9 @@ class MessageLogProtocol(Int32StringReceiver):
         if self._state is not _OPEN:
             return
         self._state = _ENDING
-        # What comes is cheap from now on, and has to be read for the answers to arrive.
-        self.release(_UNANSWERED | UNDURABLE)
+        # What comes is refused from now on, and waits for no disk.  But the answers still wait for
+        # those before them: a peer that is too far ahead of them is held as before.
+        self.release(UNDURABLE)
         self._finish()
 
     def _finish(self) -> None:
@@ -474,9 +474,7 @@ class MessageLogProtocol(Int32StringReceiver):
         if self._handshake_since is not None and self._state is _OPEN:
             self._refused_by_tls(reason)
         self._state = _LOST
-        cost = _RUN_COST * len(self._later)
-        self._unanswered -= cost
-        self.factory.undurable -= cost
+        self.factory.undurable -= _RUN_COST * len(self._later)
         self._later.clear()
         self._stop_reader()
         self.factory.remove(self)
@@ -485,8 +483,9 @@ class MessageLogProtocol(Int32StringReceiver):
         """The handshake failed: a certificate that will not do, or no TLS at all."""
         factory = self.factory
         factory.counts.refused["tls"] += 1
-        detail = getattr(reason.value, "args", None) or [""]
-        detail = detail[0]
+        error = reason.value
+        assert error is not None
+        detail, *_ = error.args or [""]
         if isinstance(detail, list):  # OpenSSL's: (library, function, reason) of each
             detail = ", ".join(text for *_, text in detail)
         factory.note("were refused by TLS", self, str(detail) or reason.getErrorMessage())
@@ -528,9 +527,9 @@ class MessageLogProtocol(Int32StringReceiver):
 
     def abort_unread(self) -> None:
         """Abort, for the sake of the others: all peers together leave too much unread."""
-        self._abort("unread", f"leaves {self.unread} bytes unread, most of all", 0)
+        self._abort("unread", f"leaves {self.unread} bytes unread, most of all")
 
-    def _abort(self, reason: str, why: str, seconds: float) -> None:
+    def _abort(self, reason: str, why: str, seconds: float = 0.0) -> None:
         self.factory.counts.closed[reason] += 1
         after = f" ({seconds:g} s)" if seconds else ""
         self.factory.note("were aborted", self, f"it {why}{after}")

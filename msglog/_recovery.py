@@ -26,11 +26,12 @@ from ._torn import (
     first_line,
     judge_damage,
     last_line,
+    may_begin,
     read_record,
     said_time,
 )
 
-__all__ = ["Recovered", "Recovery"]
+__all__ = ["Recovered", "Recovery", "see_log"]
 
 # How often a long recovery says how far it is, in bytes read.
 _PROGRESS_BYTES = 256 * 1024 * 1024
@@ -59,6 +60,21 @@ class Recovered:
     kept: Path | None
     rebuilt: bool
     torn: int
+
+
+def see_log(path: Path, disk: IDisk, fd: int) -> None:
+    """
+    See that nobody named another file by mistake: it would be taken for a torn log.
+
+    @param fd: the file, open.
+    @raise LogDamaged: so it is, or the log's first bytes are damaged.
+    """
+    if not may_begin(lambda count, at: disk.read(fd, count, at)):
+        raise LogDamaged(
+            f"{path} is damaged at byte 0, or is no log at all: it does not begin as a record "
+            f"does. Nothing was changed. If it is something else, give the log another name; if "
+            f"it is the log, restore it from a copy"
+        )
 
 
 class Recovery:

@@ -52,6 +52,7 @@ from uuid import UUID
 from attrs import define, frozen
 
 from ._batch import MAX_SEQUENCE, NackCode
+from ._counted import counted
 from ._errors import NotLogged, SessionFailed
 from ._frames import (
     FRAME_BYTES,
@@ -475,8 +476,8 @@ class Session:
         last = max(self._first - 1, self._highest)
         if terms.durable > last:
             self._fail(
-                f"client {self.client} has sent {last} messages at most, and the server has "
-                f"{terms.durable}: somebody else writes under this id. Take a new client id"
+                f"client {self.client} has sent {counted(last, 'message')} at most, and the server "
+                f"has {terms.durable}: somebody else writes under this id. Take a new client id"
             )
             return
         self.max_body = terms.max_body

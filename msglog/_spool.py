@@ -32,6 +32,9 @@ __all__ = ["Marks", "Spool", "Step"]
 # What to remember, by key: a number, or None to forget it.
 Marks = Mapping[str, int | None]
 
+# What SQLite says of a damaged schema quotes it, and then is no text.
+_FAILURES = (sqlite3.Error, UnicodeDecodeError)
+
 _VERSION = 1
 
 # Bytes of bodies that one step reads: a window of long lines, and not the memory of the program.
@@ -115,11 +118,11 @@ class Spool:
             self._db = sqlite3.connect(
                 self.path, isolation_level=None, check_same_thread=False, timeout=1.0
             )
-        except (OSError, sqlite3.Error) as e:
+        except (OSError, *_FAILURES) as e:
             raise SpoolError(f"cannot use the spool {self.path}: {e}") from e
         try:
             self._open(make_client)
-        except sqlite3.Error as e:
+        except _FAILURES as e:
             self._db.close()
             if "locked" in str(e):
                 raise SpoolError(f"the spool {self.path} is in use by another process") from e
@@ -173,7 +176,7 @@ class Spool:
         try:
             with self._transaction():
                 self._db.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
-        except sqlite3.Error as e:
+        except _FAILURES as e:
             raise SpoolError(f"cannot write the spool {self.path}: {e}") from e
         self.client, self.first = client, 1
 
@@ -187,11 +190,11 @@ class Spool:
         try:
             if step.add or step.through or step.marks:
                 self._write(step)
-        except sqlite3.Error as e:
+        except _FAILURES as e:
             step.error = SpoolError(f"cannot write the spool {self.path}: {e}")
         try:
             self._read(step)
-        except sqlite3.Error as e:
+        except _FAILURES as e:
             step.error = SpoolError(f"cannot read the spool {self.path}: {e}")
         return step
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from . import __version__
+from ._counted import counted
 from ._errors import StartError
 from ._events import Events, shown_records
 from ._figures import Figures
@@ -101,7 +103,7 @@ class StatusServer:
         service = self._service
         figures, health, limits = service.figures(), service.health(), service.factory.limits
         return {
-            "now": self._reactor.seconds(),
+            "now": time.time(),
             "ready": health.ready,
             "not_ready": health.not_ready,
             "warnings": health.warnings,
@@ -155,7 +157,7 @@ class StatusServer:
     def start(self) -> None:
         """Begin to take samples, and say where this listens."""
         assert self._port is not None
-        self._began = self._reactor.seconds()
+        self._began = time.time()
         self._events.start()
         self._log.info("status on {address}", address=str(self._port.getHost()))
 
@@ -181,7 +183,7 @@ def _start_facts(figures: Figures, began: float) -> list[tuple[str, str]]:
         facts.append(("Certificate expires", _moment(expires)))
     if recovered is None or figures.stream is not None:
         return facts  # who keeps messages elsewhere recovers nothing
-    read = f"{recovered.records:,} records ({recovered.read:,} bytes) read again"
+    read = f"{counted(recovered.records, 'record')} ({recovered.read:,} bytes) read again"
     if recovered.rebuilt and recovered.read:
         read += ", for there was no ledger"
     torn = f"{recovered.torn:,} bytes, kept in {recovered.kept}" if recovered.torn else "nothing"
@@ -198,10 +200,10 @@ def _moment(seconds: float) -> str:
 
 
 def _ledger_facts(figures: Figures) -> list[tuple[str, str]]:
-    clients = f"{figures.ledger_clients:,} clients, {figures.ledger_bytes:,} bytes"
+    clients = f"{counted(figures.ledger_clients, 'client')}, {figures.ledger_bytes:,} bytes"
     if figures.stream is not None:
         return [("Clients in memory", clients)]
     return [
         ("Ledger in memory", clients),
-        ("Not yet in its file", f"{figures.ledger_dirty:,} clients"),
+        ("Not yet in its file", counted(figures.ledger_dirty, "client")),
     ]

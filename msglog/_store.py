@@ -98,7 +98,7 @@ class FileStore(Service):
         self._takes = False  # whether what is appended is taken
         self._writing: list[Entry] = []
         self._writing_answers: list[Callable[[Any], None]] = []
-        self._busy = False
+        self._busy_since: float | None = None  # since when the writer's thread has work
         self._scheduled = False
         self._gathering = False
         self._ticking = False
@@ -110,7 +110,6 @@ class FileStore(Service):
         self.recovered: Recovered | None = None
         self.recovery_seconds = 0.0
         self._doubt: str | None = None  # what there is against its disk
-        self._busy_since = 0.0
         self.window = self._limits.window
 
     # --- IStore ----------------------------------------------------------------------------
@@ -163,7 +162,7 @@ class FileStore(Service):
 
     def _schedule(self) -> None:
         """Begin a commit at the end of this turn of the reactor, with what else arrives in it."""
-        if not self._busy and not self._scheduled:
+        if self._busy_since is None and not self._scheduled:
             self._scheduled = True
             self._reactor.callLater(0, self._start)
 
@@ -181,7 +180,7 @@ class FileStore(Service):
 
     def _start(self) -> None:
         self._scheduled = False
-        if not self._busy:
+        if self._busy_since is None:
             self._next()
 
     def _next(self) -> None:
@@ -227,12 +226,11 @@ class FileStore(Service):
 
     def _hand_over(self, work: Work, done: Done) -> None:
         assert self._worker is not None
-        self._busy = True
         self._busy_since = self._reactor.seconds()
         self._worker.do(work, done)
 
     def _committed(self, result: list[Outcome] | Failure) -> None:
-        self._busy = False
+        self._busy_since = None
         if isinstance(result, Failure):
             self._fail(result)
             return
@@ -246,7 +244,7 @@ class FileStore(Service):
         outcomes = zip(answers, result, strict=True)
         if self._waiting and self._in_place:
             self._answer(outcomes)
-            if not self._busy:
+            if self._busy_since is None:
                 self._next()
         else:
             # The disk works while the answers are given.
@@ -283,12 +281,12 @@ class FileStore(Service):
         if self._on_failure is not None:
             on_failure, self._on_failure = self._on_failure, None
             on_failure(self.failed)
-        if not self._busy:
+        if self._busy_since is None:
             self._next()
 
     def _done(self, result: Any) -> None:
         """The writer did something that nobody waits for."""
-        self._busy = False
+        self._busy_since = None
         if isinstance(result, Failure):
             self._fail(result)
         else:
@@ -301,7 +299,7 @@ class FileStore(Service):
                 done.callback(None)
 
     def _tick(self) -> None:
-        if not self._busy and not self._scheduled and self._worker is not None:
+        if self._busy_since is None and not self._scheduled and self._worker is not None:
             self._hand_over(self._writer.tick, self._idle_ticked)
 
     def _ticked(self, result: bool | Failure) -> None:
@@ -313,7 +311,7 @@ class FileStore(Service):
     def _idle_ticked(self, result: bool | Failure) -> None:
         """The writer did what was due while there was nothing to commit."""
         self._done(result)
-        if result is True and not self._busy:
+        if result is True and self._busy_since is None:
             self._tick()
 
     def reopen(self) -> Deferred[None]:
@@ -327,7 +325,7 @@ class FileStore(Service):
         """
         done: Deferred[None] = Deferred()
         self._reopenings.append(done)
-        if not self._busy:
+        if self._busy_since is None:
             self._next()
         return done
 
@@ -341,7 +339,8 @@ class FileStore(Service):
     @property
     def busy_seconds(self) -> float:
         """How long the disk has been working at what it was last given; 0 if it is done."""
-        return max(self._reactor.seconds() - self._busy_since, 0.0) if self._busy else 0.0
+        since = self._busy_since
+        return max(self._reactor.seconds() - since, 0.0) if since is not None else 0.0
 
     def figures(self) -> StoreFigures:
         """See L{IStoreService<msglog.interfaces.IStoreService>}."""
@@ -392,7 +391,6 @@ class FileStore(Service):
         self.recovery_seconds = self._reactor.seconds() - began
         self.failed = None
         super().startService()
-        self._stopped = None
         self._worker = self._make_worker(self._reactor)
         self._takes = True
         self._ticks.start(min(_TICK_SECONDS, self._sync / 4 or _TICK_SECONDS), now=False)
@@ -412,7 +410,6 @@ class FileStore(Service):
             size=recovered.size,
             read=recovered.read,
             records=recovered.records,
-            recovered=recovered,
         )
 
     def stopService(self) -> Deferred[None]:
@@ -429,14 +426,14 @@ class FileStore(Service):
             return succeed(None)
         if self._stopped is None:
             self._stopped = Deferred()
-            if not self._busy:
+            if self._busy_since is None:
                 self._next()
         done: Deferred[None] = Deferred()
         self._stopped.chainDeferred(done)
         return done
 
     def _closed(self, result: Failure | None) -> None:
-        self._busy = False
+        self._busy_since = None
         assert self._worker is not None
         assert self._stopped is not None
         self._worker.stop()

@@ -40,10 +40,9 @@ class StoreFigures:
     recovered: Recovered | None
     recovery_seconds: float
 
-    # What keeps the messages, where, and where its room is, for people; why it is not ready, and
+    # What keeps the messages, and where its room is, for people; why it is not ready, and
     # what is well but will not be for long, besides what follows from the numbers.
     keeper: str = "the disk"
-    place: str = "on the disk"
     room: str = "on the log's disk"
     troubles: tuple[str, ...] = ()
     store_warnings: tuple[str, ...] = ()

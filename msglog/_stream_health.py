@@ -17,8 +17,10 @@ from twisted.logger import Logger
 
 from ._batch import NackCode
 from ._errors import StartError
+from ._health import NO_ROOM_SECONDS
 from ._jetstream import (
     MAX_PAYLOAD,
+    NOT_CONNECTED,
     EngineError,
     Reply,
     StreamDamaged,
@@ -34,7 +36,7 @@ from ._stream_counts import StreamCounts
 from ._stream_figures import EngineState
 from ._stream_settings import find_weaknesses
 
-__all__ = ["StreamHealth"]
+__all__ = ["StreamHealth", "room"]
 
 # How often the stream's state is asked for: while all is well, and while the engine is away.
 _LOOK_SECONDS = 1.0
@@ -73,7 +75,8 @@ class StreamHealth:
     @param back: called when the engine answers again.
     @param lost: called with why when the engine has lost data.
     @ivar away: whether the engine's last answer was none.
-    @ivar reason: why it was none, the last time.
+    @ivar reason: why it was none, the last time, for those who run it.
+    @ivar told: the same for clients, whom the servers' addresses do not concern.
     @ivar info: the stream's configuration and state as they were last told; empty before.
     """
 
@@ -111,6 +114,7 @@ class StreamHealth:
         # Who want to know whether the leader leads: not asked yet, and asked by the look under way.
         self._doubtful: list[Callable[[bool], object]] = []
         self._asked: list[Callable[[bool], object]] = []
+        self._full_at: float | None = None  # when an append found no room, if none was stored since
         self._lost = ""
         self._broken = ""
         self._unusable = ""
@@ -119,7 +123,7 @@ class StreamHealth:
         self._config: Any = None
         self._weaknesses: tuple[str, ...] = ()
         self.away = False
-        self.reason = ""
+        self.reason = self.told = ""
         self.info: dict[str, Any] = {}
 
     # --- what is so ------------------------------------------------------------------------
@@ -147,13 +151,15 @@ class StreamHealth:
         if self._unusable:
             return NackCode.UNAVAILABLE, "unusable", self._unusable
         if self.away and self.away_seconds >= self._limits.store_wait_seconds:
-            return NackCode.UNAVAILABLE, "away", f"the engine is away: {self.reason}"
+            return NackCode.UNAVAILABLE, "away", f"the engine is away: {self.told}"
         return None
 
     @property
     def troubles(self) -> tuple[str, ...]:
         """Why nothing is taken, however long that may last."""
-        return tuple(trouble for trouble in (self._lost, self._unusable) if trouble)
+        return tuple(
+            trouble for trouble in (self._lost, self._unusable, self._said_full()) if trouble
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -164,6 +170,15 @@ class StreamHealth:
             *self._absent_replicas(),
             *([self._damaged] if self._damaged else []),
         )
+
+    def _said_full(self) -> str:
+        if self._full_at is None:
+            return ""
+        free, _ = room(self.info)
+        low = free is not None and free < self._limits.min_free_bytes
+        if not low and self._seconds() - self._full_at >= NO_ROOM_SECONDS:
+            return ""
+        return f"the last commit found no room in the stream {self._stream}"
 
     def _old_server(self) -> list[str]:
         version = self._link.version
@@ -195,8 +210,26 @@ class StreamHealth:
         self._away_since = None
         self._back()
 
-    def silent(self, reason: str) -> None:
-        """The engine did not answer, or said that it cannot."""
+    def stored(self) -> None:
+        """An append is durable."""
+        self._full_at = None
+
+    def no_room(self, reason: str) -> None:
+        """An append was not taken for want of room."""
+        if self._full_at is None:
+            self._log.warn(
+                "nothing is stored in stream {stream}: {reason}", stream=self._stream, reason=reason
+            )
+        self._full_at = self._seconds()
+
+    def silent(self, reason: str, told: str = "") -> None:
+        """
+        The engine did not answer, or said that it cannot.
+
+        @param reason: why, as far as that is known.
+        @param told: the same for clients, if they are not to know all of it.
+        """
+        self.told = told or reason
         trouble = self._link.trouble
         if trouble and trouble != reason:
             reason = f"{reason} ({trouble})"
@@ -218,8 +251,8 @@ class StreamHealth:
         """
         if self._leads and self._seconds() - since >= _BEHIND_SECONDS:
             self._lose(
-                f"the stream has lost acknowledged messages: of a client {stored} were stored, "
-                f"and {found} are there"
+                f"the stream has lost acknowledged messages: of a client it had those up to "
+                f"{stored}, and has those up to {found}"
             )
 
     def damaged(self, error: StreamDamaged) -> str:
@@ -273,18 +306,20 @@ class StreamHealth:
     def _looked(self, reply: Reply) -> None:
         self._looking = False
         asked, self._asked = self._asked, []
-        trouble = ""
+        trouble = told = ""
         try:
             info = read_info(reply)
         except EngineError as e:
-            trouble = self._missing() if e.missing else str(e)
+            trouble = str(e)
+            if e.missing:
+                trouble, told = self._missing(), f"there is no stream {self._stream}"
         else:
             self._take(info)
             self._leads = leads(info)
             if not self._leads:
                 trouble = "the stream's leader does not hear the other servers"
         if trouble:
-            self.silent(trouble)
+            self.silent(trouble, told)
             self._look_due = self._seconds() + _LOOK_AWAY_SECONDS
         else:
             self.answered()
@@ -319,7 +354,8 @@ class StreamHealth:
                 raise StartError(self._missing()) from None
             if "authorization" in str(e).lower() or "authentication" in str(e).lower():
                 raise StartError(f"{self._access} does not let this server in: {e}") from None
-            self.silent(str(e))
+            # The command's connection, which asks the first time, names the servers.
+            self.silent(str(e), NOT_CONNECTED)
             return
         self._take(info)
         if self._unusable:
@@ -372,3 +408,15 @@ class StreamHealth:
             self._log.info(
                 "the stream {stream} can keep what is acknowledged again", stream=self._stream
             )
+
+
+def room(info: dict[str, Any]) -> tuple[int | None, int]:
+    """
+    How many bytes of room are left in a stream, by its state, and how many it has in all.
+
+    L{None} and 0 if it has no limit.
+    """
+    most = int(info.get("config", {}).get("max_bytes", -1))
+    if most <= 0:
+        return None, 0
+    return max(most - int(info.get("state", {}).get("bytes", 0)), 0), most

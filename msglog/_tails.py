@@ -50,7 +50,7 @@ class IAppender(Protocol):
     def stored(self, request: Append, seconds: float) -> None:
         """An append is durable; it took so long."""
 
-    def no_room(self, reason: str) -> None:
+    def no_room(self) -> None:
         """An append was not taken for want of room."""
 
     def rested(self) -> None:
@@ -195,9 +195,11 @@ class Tails:
             self._health.silent(result.reason)
         if result.outcome is AppendOutcome.STORED:
             self._counts.batches.note(request.batches)
+            self._health.stored()
             self._appender.stored(request, seconds)
         elif result.outcome is AppendOutcome.NO_ROOM:
-            self._appender.no_room(result.reason)
+            self._health.no_room(result.reason)
+            self._appender.no_room()
         # Once at once, for it may only be that another server was first.
         self._answered(tail, later=not result.answered or tail.uncertain > 1)
 
@@ -274,7 +276,7 @@ class Tails:
         for tail in list(self._busy):
             since = tail.waiting_since
             if since is not None and since <= due:
-                reason = self._health.reason or "it is slow"
+                reason = self._health.told or "it is slow"
                 self._refuse(
                     tail,
                     NackCode.UNAVAILABLE,

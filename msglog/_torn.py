@@ -24,6 +24,7 @@ __all__ = [
     "first_line",
     "judge_damage",
     "last_line",
+    "may_begin",
     "read_record",
     "said_time",
 ]
@@ -140,6 +141,17 @@ def judge_damage(damage: Damage, last_time: int, following: Lines) -> str | None
     if said is not None and said < time:
         return "a record of a later commit follows it"
     return None
+
+
+def may_begin(read: Read) -> bool:
+    """
+    Whether a log may begin as a file does: as a record, with the zeros that a crash left of its
+    first commit, or with nothing.
+
+    A disk writes a sector wholly or not at all, so a crash cannot leave anything else there.
+    """
+    begin = read(len(_TIME_PREFIX), 0)
+    return _TIME_PREFIX.startswith(begin) or not any(begin)
 
 
 def said_time(line: bytes) -> int | None:

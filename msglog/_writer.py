@@ -46,7 +46,7 @@ from ._ledger import ClientState, Ledger
 from ._limits import Limits
 from ._quickness import Quickness
 from ._records import UNTIMED, format_time
-from ._recovery import Recovered, Recovery
+from ._recovery import Recovered, Recovery, see_log
 from ._rotating import NoLog, delete_old, move_aside
 from ._rotation_rule import RotationRule, rotated_name
 from ._space import FreeSpace
@@ -216,6 +216,7 @@ class LogWriter:
         # A log that was moved away has its new name for good before another gets its old one.
         self._disk.sync_folder(self.path.parent)
         self._fd = self._open_locked()
+        see_log(self.path, self._disk, self._fd)  # before it has a ledger beside it
         # Not what an earlier life of this object had staged when its disk failed.
         self.ledger = self._new_ledger()
         checkpoint = self._open_checkpoint(self.ledger_path, self._limits.window)

@@ -30,6 +30,7 @@ from ._notify import Supervision
 from ._option_groups import GroupedOptions
 from ._rotation_rule import PERIODS, RotationRule
 from ._service import MessageLogService
+from ._steady import steady
 from ._store import FileStore
 from .interfaces import IStoreService
 
@@ -614,6 +615,7 @@ def makeService(options: Options) -> MessageLogService:
     """The service for parsed options.  Opens and locks nothing yet."""
     from twisted.internet import reactor
 
+    steady(reactor)
     sys.excepthook = _excepthook
     # Until the reactor runs: a rotation that is told in the middle of a long recovery must not
     # end it.  What it asks for is done then anyway.

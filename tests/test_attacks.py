@@ -102,6 +102,54 @@ class Floods(SynchronousTestCase):
         self.assertEqual([self.commit() for _ in range(3)], [_TURN, _TURN, 1])
         self.assertEqual(flooding.answers()[-1].client, A)
 
+    def test_what_is_put_off_counts(self) -> None:
+        """It is undurable and unanswered until it is answered, beside what was so before."""
+        flooding, honest = self.connect(), self.connect()
+        honest.protocol.dataReceived(encode_message(A, 1, b"x"))
+        of_honest = self.factory.undurable
+        flooding.protocol.dataReceived(encode_message(B, 1, b"x"))
+        self.assertEqual(flooding.protocol._unanswered, of_honest)
+        flooding.protocol.dataReceived(self.flood(4 * _TURN))
+        held = []
+        while self.factory.undurable:
+            self.assertEqual(
+                self.factory.undurable,
+                flooding.protocol._unanswered + honest.protocol._unanswered,
+            )
+            held.append(flooding.protocol._unanswered)
+            self.commit()
+        # What a run or a question costs is known before its turn, what a message does is not.
+        self.assertGreater(held[0], 1200 * 4 * _TURN)
+        self.assertEqual(held, sorted(held, reverse=True))
+        self.assertEqual(len(held), 4)
+        self.assertEqual(flooding.protocol._unanswered, 0)
+
+    def test_held_while_put_off(self) -> None:
+        """Who has something put off is not read, however much else it may have unanswered."""
+        self.factory.limits = Limits(max_unanswered_bytes=1 << 30)
+        flooding = self.connect()
+        flooding.protocol.dataReceived(self.flood(2 * _TURN))
+        self.assertEqual(flooding.producerState, "paused")
+        self.commit()
+        self.commit()
+        self.assertEqual(flooding.producerState, "producing")
+        honest = self.connect()
+        honest.protocol.dataReceived(self.flood(_TURN))
+        self.assertEqual(honest.producerState, "producing")
+
+    def test_a_flood_while_the_server_stops(self) -> None:
+        """It is not read faster than it is told that it is too late, and then has its end."""
+        flooding = self.connect()
+        flooding.protocol.dataReceived(encode_message(A, 1, b"x"))
+        self.factory.stop()
+        self.assertEqual(flooding.producerState, "producing")
+        flooding.protocol.dataReceived(self.flood(4 * _TURN))
+        self.assertEqual(flooding.producerState, "paused")
+        for _ in range(4):
+            self.commit()
+        self.assertEqual(len(flooding.answers()), 1 + 4 * _TURN)
+        self.assertTrue(flooding.disconnecting)
+
     def test_a_stop_answers_what_was_put_off(self) -> None:
         """What no turn came for is told so, and then the connection ends."""
         flooding = self.connect()

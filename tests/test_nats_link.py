@@ -146,7 +146,7 @@ class LinkTest(LinkCase):
         """What cannot be sent is answered at once, and not sent when it can be."""
         link = self.make()
         self.ask(link, "a")
-        self.assertIn("not connected", self.replies[0][1].trouble)
+        self.assertEqual(self.replies[0][1].trouble, "not connected")
         (server,) = self.servers
         server.say(b"INFO {}\r\n")
         self.ask(link, "b")  # the server has not let us in

@@ -178,20 +178,27 @@ class TroubleTest(NatsCase):
     def test_away(self) -> None:
         """
         While the engine is away batches wait for so long and are refused; new ones are refused at
-        once; readiness says why; and everything goes on by itself.
+        once; readiness says why, and clients are told without addresses; and everything goes on by
+        itself.
         """
         store = self.make_store()
         self.stream.away = True
-        self.stream.trouble = "connection refused"
+        self.stream.trouble = "10.1.2.3:4222: connection refused"
         verdict = self.append(store, 1, b"a")
         self.advance(14)
         self.assertNoResult(verdict)
         (first, second) = self.health(store).not_ready
         self.assertIn("NATS has not answered for 1", first)
-        self.assertIn("connection refused", second)
+        self.assertIn("10.1.2.3:4222: connection refused", second)
         self.advance(2)
-        self.assertEqual(self.code(verdict), NackCode.UNAVAILABLE)
-        self.assertEqual(self.code(self.append(store, 1, b"a")), NackCode.UNAVAILABLE)
+        for refused, why in (
+            (verdict, "not stored within 15 s: no answer within 1 s; whether"),
+            (self.append(store, 1, b"a"), "the engine is away: no answer within 1 s"),
+        ):
+            (refusal,) = self.successResultOf(refused).refusals
+            self.assertEqual(refusal.code, NackCode.UNAVAILABLE)
+            self.assertIn(why, refusal.reason)
+            self.assertNotIn("10.1.2.3", refusal.reason)
         self.assertIsNone(self.successResultOf(store.last(A)))
         asked = len(self.stream.requests)
         self.advance(60)
@@ -270,7 +277,7 @@ class TroubleTest(NatsCase):
         self.settle(store)
         self.assertEqual(self.code(verdict), NackCode.NOT_STORED)
         self.assertEqual(
-            self.health(store).not_ready, ("the last commit found no room in the stream",)
+            self.health(store).not_ready, ("the last commit found no room in the stream MSGLOG",)
         )
         self.stream.full = False
         verdict = self.append(store, 1, b"a")
@@ -563,6 +570,31 @@ class ShardsTest(NatsCase):
         self.advance(2)
         figures = self.store.figures()
         self.assertEqual((figures.log_size, figures.disk_free), (3000, 2000))
+
+    def test_full_ones_are_named(self) -> None:
+        """It is ready while one stream takes anything, and says of each that is full that it is."""
+        for name in self.names[1:]:
+            self.streams.streams[name].full = True
+        self.begin()  # the last to be answered may be of any of them
+        full = [f"the last commit found no room in the stream {name}" for name in self.names]
+        for _ in range(2):
+            health = self.health(self.store)
+            self.assertTrue(health.ready)
+            self.assertEqual(
+                [one for one in health.warnings if "no room" in one],
+                [f"stream {self.names[n]} takes nothing: {full[n]}" for n in (1, 2)],
+            )
+            some = next(one for one in self.clients if shard_of(one, self.COUNT) == 0)
+            self.append(self.store, 3, b"c", client=some)
+            self.settle(self.store)
+        self.streams.streams[self.names[0]].full = True
+        self.append(self.store, 4, b"d", client=some)
+        self.settle(self.store)
+        self.assertEqual(self.health(self.store).not_ready, tuple(full))
+        refused = sum(shard_of(one, self.COUNT) != 0 for one in self.clients) + 1
+        self.assertEqual(self.store.figures().commits_without_room, refused)
+        self.advance(31)  # something other than a stream's own limit may have room again
+        self.assertTrue(self.health(self.store).ready)
 
     def test_requests(self) -> None:
         """The streams share the requests that may be under way."""

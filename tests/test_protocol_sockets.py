@@ -73,6 +73,11 @@ class Plain(MemoryTransport, tcp.Connection):
     def startReading(self) -> None:
         self.read_by_itself = True
 
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        MemoryTransport.registerProducer(self, producer, streaming)
+        if not streaming:
+            producer.resumeProducing()  # as Twisted does: while the connection is made
+
 
 class SocketCase(Case):
     def serve(self, permits=None, **limits) -> None:
@@ -261,20 +266,37 @@ class Reading(SocketCase):
         self.assertEqual(self.reader.reading, set())
 
     def test_an_end_is_read_again(self) -> None:
-        """When nothing more is taken, what comes is cheap and is read for the answers' sake."""
-        for bounds in ({"max_unanswered_bytes": 8000}, {"max_undurable_bytes": 8000}):
+        """When nothing more is taken, too much that is undurable is no reason not to read."""
+        self.serve(max_undurable_bytes=8000)
+        transport = self.connect()
+        for n in range(1, 7):
+            transport.protocol.dataReceived(messages(A, n, b"x"))
+        self.assertEqual(self.reader.reading, set())
+        self.factory.stop()
+        self.assertEqual(self.reader.reading, {1})
+        transport.protocol.dataReceived(messages(A, 7, b"x"))
+        self.assertEqual(self.reader.reading, {1})
+        self.turn()
+        self.assertEqual(len(transport.answers()), 7)
+
+    def test_ahead_of_an_end(self) -> None:
+        """One that is too far ahead of its answers stays unread, or gets so, while it ends."""
+        for before in (1, 6):
             self.setUp()
-            self.serve(**bounds)
+            self.serve(max_unanswered_bytes=8000)
             transport = self.connect()
-            for n in range(1, 7):
+            for n in range(1, 1 + before):
                 transport.protocol.dataReceived(messages(A, n, b"x"))
-            self.assertEqual(self.reader.reading, set())
             self.factory.stop()
-            self.assertEqual(self.reader.reading, {1})
-            transport.protocol.dataReceived(messages(A, 7, b"x"))
-            self.assertEqual(self.reader.reading, {1})
+            count = before
+            while 1 in self.reader.reading and count < 100:
+                count += 1
+                transport.protocol.dataReceived(messages(A, count, b"x"))
+            self.assertEqual(count, 6)
             self.turn()
-            self.assertEqual(len(transport.answers()), 7)
+            self.assertEqual(len(transport.answers()), count)
+            self.assertTrue(transport.half_closed)
+            self.assertEqual(self.reader.reading, {1})
 
 
 class Lingering(SocketCase):
@@ -331,6 +353,9 @@ class Lingering(SocketCase):
         self.pass_time(LINGER_SECONDS - 0.1)
         self.assertFalse(transport.aborted)
         self.pass_time(LINGER_SECONDS / 4 + 0.2)
+        self.assertTrue(transport.aborted)
+        transport = self.ended()
+        transport.protocol.check(self.clock.seconds() + LINGER_SECONDS)
         self.assertTrue(transport.aborted)
 
     def test_stays_while_the_server_stops(self) -> None:

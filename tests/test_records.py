@@ -200,6 +200,11 @@ class LinesTest(SynchronousTestCase):
         with self.assertRaises(RecordError) as caught:
             parse_line(b"[]")
         self.assertTrue(str(caught.exception).startswith("not a record: TypeError"))
+        raw = format_line(record_of(b"a\x7fb")).replace(b"\\u007f", b"\x7f")
+        with self.assertRaises(RecordError) as caught:
+            parse_line(raw)
+        words = "a control character stands in it that is not escaped"
+        self.assertEqual(str(caught.exception), words)
 
     def test_base64_is_strict(self) -> None:
         """Bytes that a lenient decoder passes over are no record: there is one way to write it."""

@@ -377,6 +377,12 @@ class Errors(SpoolCase):
         for size in (100, len(whole) // 2):
             self.path.write_bytes(whole[:size])
             self.assertRaises(SpoolError, Spool, self.path, lambda: CLIENT)
+        # Of which SQLite's complaint is no text.
+        broken = whole.replace(b"tablemarks", b"table\xcfarks").replace(
+            b"TABLE marks", b"TABLX marks"
+        )
+        self.path.write_bytes(broken)
+        self.assertRaises(SpoolError, Spool, self.path, lambda: CLIENT)
 
 
 FORKING = """

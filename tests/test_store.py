@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import FileStore, Limits, NackCode, StoreFailed, parse_line
 from msglog._batch import STORED
+from msglog._rotation_rule import RotationRule
 from msglog._writer import LogWriter
 from msglog.testing import FaultyDisk, MemoryStore, StepWorker, StoreContract, appended, make_batch
 
@@ -146,6 +147,17 @@ class InPlaceTest(FileCase):
         be_quick(store)
         self.assertNoResult(self.append(store, 1, b"x"))
 
+    def test_many_small_ones(self) -> None:
+        """Batches that are small each, and together over the limit, are the thread's."""
+        store = self.make_store(in_place_bytes=1000)
+        be_quick(store)
+        for n in (1, 2):
+            store.append(make_batch(A, n, b"x" * 300), lambda _: None)
+        verdict = self.append(store, 3, b"x" * 300)
+        self.assertNoResult(verdict)
+        self.worker.step()
+        self.assertEqual(self.successResultOf(verdict), STORED)
+
     def test_not_beside_a_checkpoint(self) -> None:
         """While the thread has the writer for a checkpoint's step, commits wait their turn."""
         store = self.make_store(checkpoint_bytes=500)
@@ -185,6 +197,22 @@ class InPlaceTest(FileCase):
         self.successResultOf(reopened[0])
         self.assertEqual(self.successResultOf(second), STORED)
 
+    def test_what_waited_for_a_failure(self) -> None:
+        """After a failure and a start nothing waits, so what just fits is made in place."""
+        batch = make_batch(A, 1, b"x" * 100)
+        size = self.make_store().append(batch, lambda _: None)
+        store = self.make_store(in_place_bytes=size)
+        self.disk.errors = {"write": errno.EIO}
+        store.append(batch, lambda _: None)
+        self.clock.advance(0)
+        store.append(make_batch(A, 2, b"y"), lambda _: None)
+        store.stopService()
+        self.settle(store)
+        self.disk.errors = {}
+        store.startService()
+        be_quick(store)
+        self.assertEqual(self.successResultOf(self.append(store, 1, b"x" * 100)), STORED)
+
     def test_a_failure_is_fail_stop(self) -> None:
         store = self.make_store()
         be_quick(store)
@@ -217,6 +245,17 @@ class FileStoreTest(FileCase):
         self.settle(store)
         self.assertEqual([self.successResultOf(v) for v in second], [STORED] * 4)
         self.assertEqual(self.disk.calls, ["write", "sync"] * 2)
+
+    def test_one_call_a_turn(self) -> None:
+        """What arrives costs the reactor one call in a turn, and none while a commit is written."""
+        store = self.make_store()
+        idle = len(self.clock.getDelayedCalls())
+        for n in (1, 2, 3):
+            self.append(store, n, b"x")
+        self.assertEqual(len(self.clock.getDelayedCalls()), idle + 1)
+        self.clock.advance(0)
+        store.last(A)
+        self.assertEqual(len(self.clock.getDelayedCalls()), idle)
 
     def test_the_disk_works_while_answers_are_given(self) -> None:
         """The next commit is handed over before the verdicts of the last one."""
@@ -393,13 +432,16 @@ class FileStoreTest(FileCase):
         def tick() -> bool:
             raise StoreFailed("the disk is gone")
 
+        stored = self.append(store, 1, b"x")
+        self.settle(store)
+        self.assertEqual(self.successResultOf(stored), STORED)
         self.patch(store.writer, "tick", tick)
         self.clock.advance(1)
         self.settle(store)
         self.assertEqual([str(failure) for failure in self.failures], ["the disk is gone"])
         self.assertIs(store.failed, self.failures[0])
         self.assertEqual(self.worker._work, [])
-        (refusal,) = self.successResultOf(self.append(store, 1, b"x")).refusals
+        (refusal,) = self.successResultOf(self.append(store, 2, b"x")).refusals
         self.assertEqual(refusal.code, NackCode.NOT_STORED)
         self.assertEqual(refusal.reason, "the log has failed and waits for a restart")
         self.assertEqual(refusal.expected, 0)
@@ -471,14 +513,32 @@ class FileStoreTest(FileCase):
         def judged(verdict: object) -> None:
             raise LookupError("a defect")
 
+        said = EventLoggingObserver()
+        globalLogPublisher.addObserver(said)
+        self.addCleanup(globalLogPublisher.removeObserver, said)
         store.append(make_batch(A, 1, b"x"), judged)
         verdict = self.append(store, 2, b"y")
         self.settle(store)
         self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual(
+            [formatEvent(event) for event in said],
+            ["a verdict was not taken by what had asked for it"],
+        )
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
         verdict = self.append(store, 3, b"z")
         self.settle(store)
         self.assertEqual(self.successResultOf(verdict), STORED)
+
+    def test_judged_in_part(self) -> None:
+        """A writer that does not judge all that it was given is a defect that is heard of."""
+        store = self.make_store()
+        commit = store.writer.commit
+        self.patch(store.writer, "commit", lambda entries: commit(entries)[:-1])
+        first, second = self.append(store, 1, b"x"), self.append(store, 2, b"y")
+        self.clock.advance(0)
+        self.assertRaises(ValueError, self.worker.step)
+        self.assertEqual(self.successResultOf(first), STORED)
+        self.assertNoResult(second)
 
     def test_closed(self) -> None:
         """A store that is not started, or stopped, takes nothing and knows nothing."""
@@ -746,11 +806,10 @@ class FiguresTest(FileCase):
         self.assertEqual(store.figures().recovery_seconds, 5.0)
         self.assertIs(store.figures().recovered, store.recovered)
         size = self.path.stat().st_size
-        (line,) = [formatEvent(event) for event in said if "recovered" in event]
-        self.assertEqual(
-            line,
+        self.assertIn(
             f"writing {self.path}: {size} bytes, of which 2 records ({size} bytes) were read to "
             "bring the ledger up to date",
+            [formatEvent(event) for event in said],
         )
         store.stopService()
         self.settle(store)
@@ -778,13 +837,44 @@ class FiguresTest(FileCase):
         self.assertEqual(self.make_store(window=7).window, 7)
 
     def test_by_itself(self) -> None:
-        """With nothing but a path it has a writer of its own and the default limits."""
-        store = FileStore(Clock(), Path(self.mktemp()), worker=lambda reactor: StepWorker())
+        """With nothing but a path it has its own writer and thread, and the default limits."""
+        reactor = Clock()
+        told = []
+        store = FileStore(
+            reactor, Path(self.mktemp()), worker=lambda r: told.append(r) or StepWorker()
+        )
         self.assertEqual(store.window, Limits().window)
         store.startService()
+        self.assertEqual(told, [reactor])
         self.addCleanup(store._writer._abandon)
         self.addCleanup(store._ticks.stop)
         self.assertEqual(store.title, str(store.writer.path))
+
+    def test_its_own_writer(self) -> None:
+        """It waits for the disk before each answer unless told otherwise, and rotates by rule."""
+        for told, waits, rotated in (
+            ({}, [1, 2, 3], 0),
+            ({"sync": 60.0}, [1], 0),  # a new file is waited for
+            ({"rotation": RotationRule(max_bytes=1)}, [1, 2, 3], 2),
+        ):
+            path = Path(self.mktemp())
+            clock = Clock()
+            syncs, waited = [], []
+            store = FileStore(clock, path, worker=StepWorker, **told)
+            store.startService()
+            self.addCleanup(store.writer._abandon)
+            self.addCleanup(store._ticks.stop)
+            self.patch(store.writer._disk, "sync", syncs.append)
+            for n in (1, 2, 3):
+                verdict = appended(store, make_batch(A, n, b"x"))
+                clock.advance(0)
+                store._worker.step()
+                self.assertEqual(self.successResultOf(verdict), STORED)
+                if syncs:
+                    waited.append(n)
+                syncs.clear()
+            self.assertEqual(waited, waits)
+            self.assertEqual(len(list(path.parent.glob(path.name + ".2*Z"))), rotated)
 
     def test_before_its_start(self) -> None:
         """A store that was never started takes nothing, has not failed and has found nothing."""
@@ -794,4 +884,6 @@ class FiguresTest(FileCase):
         self.assertIsNone(store.failed)
         self.assertIsNone(store.recovered)
         self.assertEqual((store.recovery_seconds, store.busy_seconds), (0.0, 0.0))
+        self.assertEqual(store.figures().store_warnings, ())
+        self.assertNoResult(store.reopen())
         self.successResultOf(store.stopService())

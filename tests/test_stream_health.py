@@ -96,7 +96,7 @@ class CutOffTest(SynchronousTestCase):
         self.hears(0.5, 0.5)
         self.advance(1)
         self.health.behind(0.0, 5, 3)
-        self.assertIn("of a client 5 were stored, and 3 are there", self.lost[0])
+        self.assertIn("of a client it had those up to 5, and has those up to 3", self.lost[0])
 
     def test_gone(self) -> None:
         """Of a stream that was there nobody is told to make a new one: that would hide the loss."""

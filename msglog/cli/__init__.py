@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from .._command import interruptible
 from ._stdout import wait_while_read
 
 __all__ = ["main"]
@@ -39,6 +40,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"{__name__}._{cmd_name}")
+        interruptible()
         command: click.Command = module.command
         return command
 

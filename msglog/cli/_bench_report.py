@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .. import __version__
+from .._counted import counted
 from .._frames import Terms
 from .._load.histogram import Histogram
 from .._load.loop import SLOT_SECONDS, Measurement, Plan
@@ -53,8 +54,8 @@ class Report:
         plan = self.plan
         come = f"{plan.rate:,.10g} messages/s come, " if plan.rate else ""
         return (
-            f"{come}{_number(plan.connections, 'connection')}, window {plan.window:,}, "
-            f"{plan.size:,}-byte bodies, {_number(self.processes, 'process', 'processes')}"
+            f"{come}{counted(plan.connections, 'connection')}, window {plan.window:,}, "
+            f"{plan.size:,}-byte bodies, {counted(self.processes, 'process', 'processes')}"
         )
 
     def as_json(self) -> dict[str, object]:
@@ -97,10 +98,6 @@ class Report:
             "problem": measured.problem or None,
             "bench_busy": measured.busy,
         }
-
-
-def _number(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def milliseconds(nanoseconds: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from attrs import evolve
 
+from .._counted import counted
 from .._errors import StartError
 from .._nats_access import NatsAccess
 from ._console import fail, printable
@@ -91,8 +92,8 @@ async def _export(access: NatsAccess, stream: str, path: Path, follow: bool) -> 
                     # All of it, or a replica that is behind.
                     await asyncio.sleep(_FOLLOW_SECONDS if follow else 0.1)
             click.echo(
-                f"{path}: {lines} messages more, up to message {export.position.sequence} of the "
-                f"stream, {export.position.size} bytes"
+                f"{path}: {counted(lines, 'message')} more, up to message "
+                f"{export.position.sequence} of the stream, {export.position.size} bytes"
             )
         finally:
             export.close()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .._counted import counted
 from .._errors import MsglogError, ScanFailed
 from .._jetstream import EngineError
 from .._logfile import STDIN, LogFile
@@ -135,7 +136,8 @@ def command(
                 asyncio.run(run.go(importing, _GATHERED if gather else 0))
         except (EngineError, MsglogError, KeyboardInterrupt) as e:
             if importing is not None and importing.stored:
-                _remark(f"{importing.stored:,} messages were put into {stream}; run again to go on")
+                stored = counted(importing.stored, "message was", "messages were")
+                _remark(f"{stored} put into {stream}; run again to go on")
             if isinstance(e, KeyboardInterrupt):
                 return 130
             fail(f"{access}: {e}" if isinstance(e, EngineError) else str(e))
@@ -278,11 +280,12 @@ class _Run:
         stored, found = importing.stored, importing.found
         seconds = time.monotonic() - self._began
         text = (
-            f"{stored + found:,} messages of {self._clients:,} clients are in {self._stream}: "
-            f"{stored:,} were put there, {found:,} were there; {seconds:.1f} s"
+            f"{counted(stored + found, 'message')} of {counted(self._clients, 'client')} in "
+            f"{self._stream}: {stored:,} put there, {found:,} there before; {seconds:.1f} s"
         )
         if stored and seconds >= 0.1:
             text += f", {(stored + found) / seconds:,.0f} messages a second"
         if importing.carried_on:
-            text += f"; {importing.carried_on:,} clients have gone on there already"
+            on = counted(importing.carried_on, "client has", "clients have")
+            text += f"; {on} gone on there already"
         return text

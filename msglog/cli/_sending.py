@@ -10,6 +10,7 @@ import orjson
 
 from .._batch import Receipt
 from .._blocking import BlockingClient
+from .._counted import counted
 from .._errors import MsglogError, NotLogged, SessionFailed, SpoolError
 from .._frames import ABSURD_BODY_BYTES
 from .._spool import Marks, Spool, Step
@@ -216,8 +217,9 @@ class Sending:
         delivery = self._delivery
         text = f"{_messages(delivery.acknowledged)} acknowledged"
         if self._spool is not None:
-            waiting = f", {delivery.waiting:,} wait in {self._spool}" if delivery.waiting else ""
-            return f"{text}{waiting}; {self._how_to_go_on()}"
+            if delivery.waiting:
+                text += f", {counted(delivery.waiting, 'waits', 'wait')} in {self._spool}"
+            return f"{text}; {self._how_to_go_on()}"
         return f"{text}, the last is {delivery.last}" if delivery.last else text
 
     def _how_to_go_on(self) -> str:
@@ -244,7 +246,7 @@ class Sending:
 
 
 def _messages(count: int) -> str:
-    return "1 message was" if count == 1 else f"{count:,} messages were"
+    return counted(count, "message was", "messages were")
 
 
 def _as_json(receipt: Receipt) -> dict[str, object]:

@@ -9,6 +9,7 @@ from shutil import get_terminal_size
 import click
 import orjson
 
+from .._counted import counted
 from .._errors import ScanFailed
 from .._parallel_scan import usable_processors
 from .._records import client_text, format_time
@@ -94,7 +95,7 @@ def command(files: tuple[Path, ...], rotated: bool, top: int, jobs: int, as_json
 def _readable(statistics: Statistics, top: int) -> list[str]:
     s = statistics
     lines = [
-        f"records  {s.records:,} in {s.commits:,} commits",
+        f"records  {s.records:,} in {counted(s.commits, 'commit')}",
         f"bytes    {_bytes(s.size)}",
         f"clients  {len(s.clients):,}",
     ]
@@ -161,7 +162,7 @@ def _number(number: float) -> str:
 def _bytes(size: float) -> str:
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+            return counted(round(size), "byte") if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:,.1f} TiB"
 

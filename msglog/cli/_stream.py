@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .._counted import counted
 from .._errors import StartError
 from .._nats_access import NatsAccess
 from .._shards import MAX_SHARDS, shards_of
@@ -81,7 +82,9 @@ def create(
             create_stream(access, stream_config(shard.name, replicas, max_bytes or -1))
         except (StreamError, StartError) as e:
             fail(f"{e}{_ANOTHER_LOG if 'overlap' in str(e) else ''}")
-        click.echo(f"{shard.name} is there: {replicas} replicas, nothing is ever removed")
+        click.echo(
+            f"{shard.name} is there: {counted(replicas, 'replica')}, nothing is ever removed"
+        )
     click.echo("whether the servers sync before they acknowledge: msglog stream check --monitor")
 
 

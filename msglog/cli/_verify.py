@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import orjson
 
+from .._counted import counted
 from .._errors import ScanFailed
 from .._logfile import LogFile
 from .._parallel_scan import usable_processors
@@ -171,8 +172,8 @@ class _Report:
             rate += f", {v.records / seconds:,.0f} records a second"
         files = "" if len(self._names) == 1 else f" in {len(self._names)} files"
         lines = [
-            f"{_counted(v.records, 'record')}, {_counted(v.commits, 'commit')}, "
-            f"{_counted(v.clients, 'client')}{files}; {rate}"
+            f"{counted(v.records, 'record')}, {counted(v.commits, 'commit')}, "
+            f"{counted(v.clients, 'client')}{files}; {rate}"
         ]
         if v.records:
             first, last = (format_time(t).decode() for t in (v.first_time, v.last_time))
@@ -200,7 +201,7 @@ class _Report:
             )
         for file, count in sorted(verification.beginnings.items()):
             advice.append(
-                f"records of {_counted(count, 'client')} are missing just before "
+                f"records of {counted(count, 'client')} are missing just before "
                 f"{self._names[file]}: is there a file "
                 f"between it and {self._names[file - 1]}?"
             )
@@ -228,10 +229,6 @@ class _Report:
             "seconds": round(seconds, 3),
         }
         click.echo(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 _NAMES = {

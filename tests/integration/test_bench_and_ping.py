@@ -283,3 +283,22 @@ class TestPing:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=30)
         assert process.returncode == 130
+
+    @pytest.mark.parametrize("package", ["click", "google_crc32c"])
+    def test_ctrl_c_while_it_loads(self, tmp_path: Path, package: str) -> None:
+        """Whatever it still loads, it ends with 130 and without a word."""
+        (tmp_path / f"{package}.py").write_text(
+            "import time\nprint('loading', flush=True)\ntime.sleep(60)\n"
+        )
+        with subprocess.Popen(
+            [str(BIN / "msglog"), "ping"],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "loading\n"
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        assert (process.returncode, said) == (130, "")

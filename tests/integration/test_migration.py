@@ -69,14 +69,14 @@ def test_cut_over(cluster, server, tmp_path) -> None:
     log(21)
     done = run("import", rotated, cluster.url)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("100 messages of 5 clients are in MSGLOG")
+    assert done.stdout.startswith("100 messages of 5 clients in MSGLOG")
     done = run("import", server.log, cluster.url)
     assert done.returncode == 1
     assert "is open in a server: stop that first" in done.stderr
     server.stop()
     done = run("import", "--rotated", server.log, cluster.url)
     assert done.returncode == 0, done.stderr
-    assert "105 messages of 5 clients are in MSGLOG: 5 were put there, 100 were" in done.stdout
+    assert "105 messages of 5 clients in MSGLOG: 5 put there, 100 there before" in done.stdout
 
     front_end = FrontEnd(tmp_path / "front", cluster.url)
     try:
@@ -161,7 +161,7 @@ def test_server_killed(cluster, tmp_path) -> None:
         process.kill()
         process.wait(10)
     assert process.returncode == 0, said
-    assert b"3,000 messages of 20 clients are in MSGLOG: 3,000 were put there" in said
+    assert b"3,000 messages of 20 clients in MSGLOG: 3,000 put there" in said
     whole = tmp_path / "whole.jsonl"
     assert run("export", cluster.url, whole).returncode == 0
     assert run("verify", whole).returncode == 0

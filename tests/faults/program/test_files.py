@@ -245,3 +245,25 @@ def test_clock(make, tmp_path) -> None:
     times = [line[9:36] for path in server.files() for line in path.read_bytes().splitlines()]
     assert times == sorted(times)
     assert len({time[:13] for time in times}) > 1, "the clock was not set"
+
+
+def test_timers(make, tmp_path) -> None:
+    """
+    The clock set back an hour keeps no peer's time from running out, and set forward takes none
+    away: who stops in the middle of a frame is aborted, who is silent is served.
+    """
+    clock = Clock(tmp_path / "clock")
+    server, client = make("--frame-seconds", "1", "--idle-seconds", "600"), Told()
+    server.plan = Plan(clock=str(clock.path))
+    server.start()
+    with wire.Connection(server.port) as silent:
+        assert client.send(silent, 1)
+        for hours in (-1, 1):
+            with wire.Connection(server.port) as stuck:
+                stuck.send(client.message(client.acked + 1)[:7])
+                clock.set(hours)
+                with pytest.raises(ConnectionResetError):
+                    stuck.receive()
+        assert client.send(silent, 1)
+    server.stop()
+    check(server, [client])

@@ -272,7 +272,7 @@ class Server:
     @property
     def at_rest(self) -> bool:
         """Whether the store has nothing to judge."""
-        return not (self.store._busy or self.store._waiting)
+        return self.store._busy_since is None and not self.store._waiting
 
     def look_inside(self) -> None:
         """See that what the server counts is what there is, when it has nothing to do."""
