@@ -130,6 +130,19 @@ class ConnectionCounts:
     ack_seconds: Histogram = Factory(lambda: Histogram(SECONDS))
     busiest: Busiest | None = None
 
+    def add(self, other: ConnectionCounts) -> None:
+        """Count what another one has counted, but for its busiest clients."""
+        self.accepted += other.accepted
+        self.refused.update(other.refused)
+        self.closed.update(other.closed)
+        self.pauses.update(other.pauses)
+        self.received_bytes += other.received_bytes
+        self.acked += other.acked
+        for code, count in other.nacked.items():
+            self.nacked[code] += count
+        self.batches.add(other.batches)
+        self.ack_seconds.add(other.ack_seconds)
+
 
 @define(slots=True, eq=False)
 class CommitCounts:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ipaddress import IPv6Address
 from typing import Any
 
+from attrs import frozen
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime, ISSLTransport, ITransport
@@ -19,11 +20,49 @@ from twisted.logger import Logger
 
 from ._counts import ConnectionCounts
 from ._limits import Limits
-from ._protocol import LINGER_SECONDS, STOP_LINGER_SECONDS, UNDURABLE, MessageLogProtocol
+from ._protocol import HOLDS, LINGER_SECONDS, STOP_LINGER_SECONDS, UNDURABLE, MessageLogProtocol
 from ._sockets import SocketReader
 from .interfaces import IGatheringStore, IStore
 
-__all__ = ["MessageLogFactory"]
+__all__ = ["REFUSALS", "ConnectionGauges", "MessageLogFactory", "origin_of", "refusal_of"]
+
+# Why a connection is not taken, as a word and for people.
+REFUSALS = {
+    "stopping": "shutting down",
+    "full": "too many connections",
+    "address": "too many connections from this address",
+}
+
+_ANY_HOLD = sum(HOLDS.values())
+
+
+@frozen(slots=True)
+class ConnectionGauges:
+    """
+    What is so with all connections now.
+
+    @ivar connections: how many there are.
+    @ivar paused: how many of them are not read, by why.
+    @ivar undurable: bytes that have no verdict, as the connections count them.
+    """
+
+    connections: int
+    paused: dict[str, int]
+    undurable: int
+
+
+def refusal_of(limits: Limits, connections: int, from_address: int) -> str | None:
+    """
+    Which of L{REFUSALS} a further connection gets, if any.
+
+    @param connections: how many there are.
+    @param from_address: how many of those are from the same address.
+    """
+    if connections >= limits.max_connections:
+        return "full"
+    if from_address >= limits.max_connections_per_address:
+        return "address"
+    return None
 
 
 class MessageLogFactory(Factory):
@@ -93,26 +132,32 @@ class MessageLogFactory(Factory):
 
     def refusal(self, peer: IAddress) -> tuple[str, str] | None:
         """Why a connection from an address is not taken, as a word and for people, if it is not."""
-        limits = self.limits
         if self.stopping:
-            return "stopping", "shutting down"
-        if len(self.connections) >= limits.max_connections:
-            return "full", "too many connections"
-        if self._addresses[_origin(peer)] >= limits.max_connections_per_address:
-            return "address", "too many connections from this address"
-        return None
+            return "stopping", REFUSALS["stopping"]
+        from_address = self._addresses[origin_of(peer)]
+        kind = refusal_of(self.limits, len(self.connections), from_address)
+        return None if kind is None else (kind, REFUSALS[kind])
+
+    def gauges(self) -> ConnectionGauges:
+        """What is so now."""
+        paused = dict.fromkeys(HOLDS, 0)
+        for connection in self.connections:
+            if connection.held(_ANY_HOLD):
+                for name, reason in HOLDS.items():
+                    paused[name] += connection.held(reason)
+        return ConnectionGauges(len(self.connections), paused, self.undurable)
 
     def add(self, connection: MessageLogProtocol) -> None:
         """Take note of a connection."""
         self.connections.add(connection)
-        self._addresses[_origin(connection.transport.getPeer())] += 1
+        self._addresses[origin_of(connection.transport.getPeer())] += 1
 
     def remove(self, connection: MessageLogProtocol) -> None:
         """Forget a connection that is gone."""
         self.turned_away.discard(connection)
         if connection in self.connections:
             self.connections.remove(connection)
-            origin = _origin(connection.transport.getPeer())
+            origin = origin_of(connection.transport.getPeer())
             self._addresses[origin] -= 1
             if not self._addresses[origin]:
                 del self._addresses[origin]
@@ -256,7 +301,7 @@ def _nothing() -> None:
     """What a store is told that does not want to know."""
 
 
-def _origin(peer: IAddress) -> str:
+def origin_of(peer: IAddress) -> str:
     """
     What counts as one address: one of IPv4, or a network of 64 bits of IPv6, of which any host
     has all addresses; or whatever a transport calls its peer.

@@ -7,17 +7,19 @@ two of its numbers may be a commit apart.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attrs import asdict, frozen
 
 from ._counts import Histogram
 from ._factory import MessageLogFactory
-from ._protocol import HOLDS
 from ._store_figures import StoreFigures
 from .interfaces import IStoreService
 
-__all__ = ["Figures", "read_figures"]
+if TYPE_CHECKING:
+    from ._workers import WorkerPool
 
-_ANY = sum(HOLDS.values())
+__all__ = ["Figures", "read_figures"]
 
 
 @frozen(slots=True, kw_only=True)
@@ -44,15 +46,13 @@ class Figures(StoreFigures):
 
 
 def read_figures(
-    store: IStoreService, factory: MessageLogFactory, certificate_expires: float | None = None
+    store: IStoreService,
+    factory: MessageLogFactory | WorkerPool,
+    certificate_expires: float | None = None,
 ) -> Figures:
     """What is so now."""
     counts = factory.counts
-    paused = dict.fromkeys(HOLDS, 0)
-    for connection in factory.connections:
-        if connection.held(_ANY):
-            for name, reason in HOLDS.items():
-                paused[name] += connection.held(reason)
+    gauges = factory.gauges()
     return Figures(
         **asdict(store.figures(), recurse=False),
         acked=counts.acked,
@@ -60,13 +60,13 @@ def read_figures(
         received_bytes=counts.received_bytes,
         batches=counts.batches.copy(),
         ack_seconds=counts.ack_seconds.copy(),
-        connections=len(factory.connections),
+        connections=gauges.connections,
         accepted=counts.accepted,
         refused=dict(counts.refused),
         closed=dict(counts.closed),
-        paused=paused,
+        paused=gauges.paused,
         pauses=dict(counts.pauses),
-        undurable_bytes=factory.undurable,
+        undurable_bytes=gauges.undurable,
         max_undurable_bytes=factory.limits.max_undurable_bytes,
         certificate_expires=certificate_expires,
     )

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from attrs import Factory, define
 
 from ._batch import STORED, Batch, NackCode, Refusal, Verdict
+from ._bundle import Bundle
 from ._records import Record
 
 __all__ = [
@@ -173,6 +174,35 @@ class Ledger:
             new = batch.checksums[start:] if start else batch.checksums
             self._stage(batch.client, state, new)
         return start, verdict
+
+    def admit_bundle(self, bundle: Bundle) -> list[tuple[int, int, Verdict]]:
+        """
+        Stage what is new in each batch of a bundle, in order.
+
+        @return: for each batch that is not its client's next, its index, and what L{admit} says.
+        """
+        clients, staged, checksums = self._clients, self._staged, bundle.checksums
+        others: list[tuple[int, int, Verdict]] = []
+        place = 0
+        for index, (client, first, count) in enumerate(
+            zip(bundle.clients, bundle.firsts, bundle.counts, strict=True)
+        ):
+            state = clients.get(client)
+            if state is not None and first == state.last + 1:
+                staged.append((client, state, state.last))
+                state.last += count
+                if count == 1:
+                    state.checksums.append(checksums[place])
+                else:
+                    state.checksums += checksums[place : place + count]
+                self.memory += CHECKSUM_BYTES * count
+            else:
+                batch = Batch(client, first, checksums[place : place + count].tolist(), [])
+                start, verdict = self.admit(batch)
+                if start or verdict is not STORED:
+                    others.append((index, start, verdict))
+            place += count
+        return others
 
     def refuse(self, batch: Batch, reason: str) -> Verdict:
         """

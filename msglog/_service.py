@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet import tcp
@@ -23,6 +23,9 @@ from ._figures import Figures, read_figures
 from ._health import Health, judge
 from .interfaces import IStoreService
 
+if TYPE_CHECKING:
+    from ._workers import WorkerPool
+
 __all__ = ["MessageLogService", "is_local"]
 
 
@@ -33,7 +36,7 @@ class MessageLogService(Service):
     (A C{MultiService} would stop all of them at once.)
 
     @param store: the store.
-    @param factory: the factory, over the same store.
+    @param factory: the factory, over the same store, or processes that have one each.
     @param endpoints: where to listen, each with the words to name it by.
     @param allow_plain: whether to listen without TLS beyond this machine's own addresses, where
         everybody in between can read along, and whoever connects can write.
@@ -45,7 +48,7 @@ class MessageLogService(Service):
     def __init__(
         self,
         store: IStoreService,
-        factory: MessageLogFactory,
+        factory: MessageLogFactory | WorkerPool,
         endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
         *,
         allow_plain: bool = False,
@@ -113,6 +116,7 @@ class MessageLogService(Service):
                 if isinstance(error, CannotListenError):
                     error = error.socketError
                 raise StartError(f"cannot listen on {name}: {error}")
+            self._listening(name, self._ports[-1])
         for port in self._ports:
             if _is_plain(port) and not is_local(port.getHost()):
                 self._see_plain(port)
@@ -122,6 +126,9 @@ class MessageLogService(Service):
                 # a second later at best.  (The system has a limit of its own, 4096 by default.)
                 waiting = max(port.backlog or 0, self.factory.limits.max_connections)
                 port.socket.listen(waiting)
+
+    def _listening(self, name: str, port: IListeningPort) -> None:
+        """A port listens, and has not accepted anything."""
 
     def _see_plain(self, port: IListeningPort) -> None:
         host = port.getHost()

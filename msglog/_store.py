@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ._batch import Batch, NackCode, Verdict
+from ._bundle import Bundle, Exceptions
 from ._errors import StoreFailed
 from ._last_lines import last_lines
 from ._limits import Limits
@@ -32,7 +33,7 @@ from ._recovery import Recovered
 from ._rotation_rule import RotationRule
 from ._store_figures import StoreFigures, commit_figures
 from ._worker import Done, IWorker, Work, WorkThread, result_of
-from ._writer import Appending, Asking, LogWriter
+from ._writer import Appending, Asking, Entry, LogWriter, Outcome
 from .interfaces import IGatheringStore, IStoreService
 
 __all__ = ["FileStore"]
@@ -91,11 +92,11 @@ class FileStore(Service):
         self._on_failure = on_failure
         # What waits for the next commit and what is in this one: entries, and in the same order
         # what is called with their outcomes.
-        self._waiting: list[Appending | Asking] = []
+        self._waiting: list[Entry] = []
         self._answers: list[Callable[[Any], None]] = []
         self._waiting_bytes = 0  # of lines
         self._takes = False  # whether what is appended is taken
-        self._writing: list[Appending | Asking] = []
+        self._writing: list[Entry] = []
         self._writing_answers: list[Callable[[Any], None]] = []
         self._busy_since: float | None = None  # since when the writer's thread has work
         self._scheduled = False
@@ -126,6 +127,21 @@ class FileStore(Service):
         if not self._gathering:
             self._schedule()
         return size
+
+    def append_bundle(self, bundle: Bundle, judged: Callable[[Exceptions], None]) -> None:
+        """
+        L{append} for all batches of a bundle, in order.
+
+        @param judged: called once, as that of L{append}, with those verdicts that are not STORED.
+        """
+        if not self._takes:
+            judged(bundle.refused(*self._refusal()))
+            return
+        self._waiting_bytes += len(bundle.lines)
+        self._waiting.append(bundle)
+        self._answers.append(judged)
+        if not self._gathering:
+            self._schedule()
 
     def last(self, client: bytes) -> Deferred[int | None]:
         """See L{IStore.last}."""
@@ -213,7 +229,7 @@ class FileStore(Service):
         self._busy_since = self._reactor.seconds()
         self._worker.do(work, done)
 
-    def _committed(self, result: list[Verdict | int] | Failure) -> None:
+    def _committed(self, result: list[Outcome] | Failure) -> None:
         self._busy_since = None
         if isinstance(result, Failure):
             self._fail(result)
@@ -259,7 +275,7 @@ class FileStore(Service):
             self._log.critical("{reason}; the log takes nothing more", reason=str(error))
         refusal = self._refusal()
         self._answer(
-            (answer, None if isinstance(entry, Asking) else Verdict.refused(entry.batch, *refusal))
+            (answer, _refused(entry, refusal))
             for entry, answer in zip(entries, answers, strict=True)
         )
         if self._on_failure is not None:
@@ -426,3 +442,12 @@ class FileStore(Service):
             self._fail(result)
         stopped, self._stopped = self._stopped, None
         stopped.callback(None)
+
+
+def _refused(entry: Entry, refusal: tuple[NackCode, int, str]) -> Any:
+    """What whoever handed an entry over is told if nothing came of it."""
+    if isinstance(entry, Asking):
+        return None
+    if isinstance(entry, Bundle):
+        return entry.refused(*refusal)
+    return Verdict.refused(entry.batch, *refusal)

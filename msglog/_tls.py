@@ -8,6 +8,7 @@ whoever is behind it, has C{urn:msglog:relay} instead, and may use any.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -81,17 +82,28 @@ class ServerTLS:
     @param certificate: PEM file: the server's certificate and what it was issued by.
     @param key: PEM file of its private key.
     @param client_ca: PEM file of the authorities whose clients are let in; L{None} to let in all.
+    @param read: reads a file.
     @ivar expires: when the server's certificate does.
+    @ivar files: what the files had that are in use, by name.
     """
 
     _log = Logger()
 
-    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+    def __init__(
+        self,
+        certificate: Path,
+        key: Path,
+        client_ca: Path | None,
+        read: Callable[[Path], bytes] = Path.read_bytes,
+    ) -> None:
         self._certificate = certificate
         self._key = key
         self._client_ca = client_ca
         self._context: SSL.Context | None = None
         self._peers: WeakKeyDictionary[SSL.Connection, _Peer] = WeakKeyDictionary()
+        self._read_bytes = read
+        self._reading: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {}
         self.expires: datetime | None = None
 
     @property
@@ -115,6 +127,7 @@ class ServerTLS:
 
         @raise StartError: one cannot be read, or they do not fit each other.
         """
+        self._reading = {}
         chain = self._read_certificates(self._certificate)
         key = self._read_key()
         options = {}
@@ -138,7 +151,7 @@ class ServerTLS:
             ) from None
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_info_callback(self._count_step)
-        self._context = context
+        self._context, self.files = context, self._reading
         self.expires = chain[0].not_valid_after_utc
         self._say_expiry()
 
@@ -153,6 +166,11 @@ class ServerTLS:
                 day=f"{self.expires:%Y-%m-%d}",
             )
 
+    @property
+    def names(self) -> tuple[Path, Path, Path | None]:
+        """The files' names: certificate, key, and the clients' authorities."""
+        return self._certificate, self._key, self._client_ca
+
     def reload(self) -> None:
         """Read the files again; what was read before stays if they cannot be used."""
         try:
@@ -164,9 +182,10 @@ class ServerTLS:
 
     def _read(self, path: Path) -> bytes:
         try:
-            return path.read_bytes()
+            data = self._reading[str(path)] = self._read_bytes(path)
         except OSError as e:
             raise StartError(f"cannot read {path}: {e.strerror}") from None
+        return data
 
     def _read_certificates(self, path: Path) -> list[x509.Certificate]:
         try:

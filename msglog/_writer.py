@@ -30,7 +30,8 @@ from typing import ClassVar
 from attrs import define
 from twisted.logger import Logger
 
-from ._batch import Batch, Verdict
+from ._batch import STORED, Batch, Verdict
+from ._bundle import Bundle, Exceptions
 from ._checkpoint import Checkpoint, Coverage, ICheckpoint, identify
 from ._checkpointer import Checkpointer
 from ._counts import CommitCounts
@@ -51,7 +52,7 @@ from ._rotation_rule import RotationRule, rotated_name
 from ._space import FreeSpace
 from ._torn import said_time
 
-__all__ = ["Appending", "Asking", "LogWriter"]
+__all__ = ["Appending", "Asking", "Entry", "LogWriter", "Outcome"]
 
 # After these the kernel has taken nothing that it did not say, and there may be room later.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -84,6 +85,11 @@ class Asking:
 
     client: bytes
     lines: ClassVar[bytes] = b""
+
+
+# What a commit is made of, and what becomes of each: a bundle's verdicts are its exceptions.
+Entry = Appending | Asking | Bundle
+Outcome = Verdict | int | Exceptions
 
 
 class _State(enum.Enum):
@@ -262,12 +268,13 @@ class LogWriter:
 
     # --- commits ---------------------------------------------------------------------------
 
-    def commit(self, entries: Sequence[Appending | Asking]) -> list[Verdict | int]:
+    def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
         """
         Write a commit.
 
-        @return: for each entry, in order, its verdict, or the last durable sequence of the client
-            asked for.  Verdicts are true when this returns: what they call stored is durable.
+        @return: for each entry, in order, its verdict, a bundle's exceptions, or the last durable
+            sequence of the client asked for.  Verdicts are true when this returns: what they call
+            stored is durable.
         @raise StoreFailed: fail-stop; nothing of this commit may be acknowledged.
         """
         if self._state is not _OPEN:
@@ -287,7 +294,7 @@ class LogWriter:
         self.quickness.note(self._monotonic() - began)
         return results
 
-    def _commit(self, entries: Sequence[Appending | Asking], began: float) -> list[Verdict | int]:
+    def _commit(self, entries: Sequence[Entry], began: float) -> list[Outcome]:
         ledger = self.ledger
         self.space.look(began)
         try:
@@ -299,22 +306,28 @@ class LogWriter:
         moment = self._moment()
         stamp = format_time(moment)
         parts: list[bytes] = []
-        results: list[Verdict | int] = []
+        results: list[Outcome] = []
         messages = 0
         for entry in entries:
-            if isinstance(entry, Asking):
+            if isinstance(entry, Appending):
+                batch = entry.batch
+                start, verdict = ledger.admit(batch)
+                results.append(verdict)
+                if start < len(batch.checksums):
+                    messages += len(batch.checksums) - start
+                    lines = entry.lines
+                    if start:
+                        lines = b"".join(lines.splitlines(keepends=True)[start:])
+                    parts.append(lines)
+            elif isinstance(entry, Bundle):
+                others = ledger.admit_bundle(entry)
+                results.append([(i, verdict) for i, _, verdict in others if verdict is not STORED])
+                known = [(i, start) for i, start, _ in others if start]
+                messages += len(entry.checksums) - sum(start for _, start in known)
+                parts.append(entry.without(known) if known else entry.lines)
+            else:
                 results.append(0)  # asked when the commit is through
-                continue
-            batch = entry.batch
-            start, verdict = ledger.admit(batch)
-            results.append(verdict)
-            if start < len(batch.checksums):
-                messages += len(batch.checksums) - start
-                lines = entry.lines
-                if start:
-                    lines = b"".join(lines.splitlines(keepends=True)[start:])
-                parts.append(lines)
-        if parts:
+        if messages:
             data = b"".join(parts).replace(UNTIMED, stamp)
             try:
                 self._write(data)
@@ -334,16 +347,21 @@ class LogWriter:
         """The time of a commit that is begun now."""
         return max(int(self._clock() * 1e6), self._last_time + 1)
 
-    def _refuse(self, entries: Sequence[Appending | Asking], reason: str) -> list[Verdict | int]:
+    def _refuse(self, entries: Sequence[Entry], reason: str) -> list[Outcome]:
         """The outcome of a commit for which there is no room."""
         self.counts.refused(self._clock())
         if not self._refusing:
             self._refusing = True
             self._log.error("messages are refused: {reason}", reason=reason)
-        return [
-            self.ledger.refuse(entry.batch, reason) if isinstance(entry, Appending) else 0
-            for entry in entries
-        ]
+        return [self._refuse_one(entry, reason) for entry in entries]
+
+    def _refuse_one(self, entry: Entry, reason: str) -> Outcome:
+        if isinstance(entry, Appending):
+            return self.ledger.refuse(entry.batch, reason)
+        if isinstance(entry, Asking):
+            return 0
+        verdicts = (self.ledger.refuse(batch, reason) for batch in entry.batches())
+        return [(i, verdict) for i, verdict in enumerate(verdicts) if verdict is not STORED]
 
     def _write(self, data: bytes) -> None:
         disk, fd = self._disk, self._fd

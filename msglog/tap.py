@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, evolve, fields
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ReactorNotRunning
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -24,6 +24,7 @@ from ._activation import endpoint_of
 from ._environment import EnvironmentOptions
 from ._errors import StartError, StoreFailed
 from ._factory import MessageLogFactory
+from ._health import Health
 from ._limits import STORE_MAX_MESSAGE_BYTES, Limits
 from ._notify import Supervision
 from ._option_groups import GroupedOptions
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ._nats_access import NatsAccess
     from ._status import StatusServer
     from ._tls import ServerTLS
+    from ._workers import WorkerPool
 
 __all__ = ["Options", "makeService"]
 
@@ -59,7 +61,7 @@ class Options(GroupedOptions, EnvironmentOptions):
 
     repeatable = ("listen", "listen-tls", "http-host")
     groups = (
-        ("Where", ("listen", "log", "allow-plain")),
+        ("Where", ("listen", "log", "allow-plain", "workers")),
         ("Encryption", ("listen-tls", "tls-certificate", "tls-key", "tls-client-ca")),
         ("The log", ("sync", "rotate", "rotate-keep")),
         (
@@ -156,6 +158,15 @@ class Options(GroupedOptions, EnvironmentOptions):
             "servers must say the same, and it can never be changed.",
             int,
         ],
+        [
+            "workers",
+            None,
+            0,
+            "How many processes serve connections, besides the one that writes the log; 0: that "
+            "one does both. It pays for hundreds of clients on two cores or more, and costs a few "
+            "clients time.",
+            int,
+        ],
         ["store-credentials", None, None, "A NATS credentials file (.creds)."],
         ["store-user", None, None, "The NATS user's name."],
         ["store-password-file", None, None, "A file with the NATS user's password."],
@@ -235,6 +246,7 @@ class Options(GroupedOptions, EnvironmentOptions):
         self["sync-seconds"] = _sync_seconds(self["sync"])
         self["rotation"] = _rotation(self["rotate"], self["rotate-keep"])
         self["access"] = self._access() if self["store"] else None
+        self._check_workers()
         self["tls"] = self._tls() if self["listen-tls"] else None
         plain = self["listen"] or ([] if self["tls"] else [DEFAULT_LISTEN])
         self["endpoints"] = [_endpoint(reactor, "listen", name) for name in plain]
@@ -243,6 +255,19 @@ class Options(GroupedOptions, EnvironmentOptions):
         for name in self["listen-tls"]:
             name, endpoint = _endpoint(reactor, "listen-tls", name)
             self["endpoints"].append((name, self["tls"].endpoint(endpoint)))
+
+    def _check_workers(self) -> None:
+        count = self["workers"]
+        if not count:
+            return
+        from ._workers import MAX_WORKERS
+
+        if not 0 < count <= MAX_WORKERS:
+            raise usage.UsageError(f"--workers {count}: not between 0 and {MAX_WORKERS}")
+        if self["store"]:
+            raise usage.UsageError(
+                "--workers is for a log file; with --store, start several servers instead"
+            )
 
     def _access(self) -> NatsAccess:
         given = [o for o in ("log", "sync", "rotate", "rotate-keep") if self[o] != self.defaults[o]]
@@ -382,14 +407,10 @@ class _Program(MessageLogService):
         limits = options["limits"]
         store = self._make_store(reactor, options)
         self._tls: ServerTLS | None = options["tls"]
-        permits = None
-        if self._tls is not None and self._tls.asks_clients:
-            from ._tls import CertificatePermits
-
-            permits = CertificatePermits()
+        self._pool = self._make_pool(reactor, store, options)
         super().__init__(
             store,
-            MessageLogFactory(reactor, store, limits, permits),
+            self._pool or self._make_factory(reactor, store, limits),
             options["endpoints"],
             allow_plain=bool(options["allow-plain"]),
         )
@@ -408,6 +429,24 @@ class _Program(MessageLogService):
                 anyone=bool(options["http-anyone"]),
                 bodies=bool(options["http-bodies"]),
             )
+
+    def _make_pool(self, reactor: Any, store: IStoreService, options: Options) -> WorkerPool | None:
+        if not options["workers"]:
+            return None
+        from ._workers import WorkerPool
+
+        assert isinstance(store, FileStore)
+        return WorkerPool(reactor, store, options["limits"], options["workers"], self._tls)
+
+    def _make_factory(
+        self, reactor: Any, store: IStoreService, limits: Limits
+    ) -> MessageLogFactory:
+        permits = None
+        if self._tls is not None and self._tls.asks_clients:
+            from ._tls import CertificatePermits
+
+            permits = CertificatePermits()
+        return MessageLogFactory(reactor, store, limits, permits)
 
     def _make_store(self, reactor: Any, options: Options) -> IStoreService:
         if options["access"] is not None:
@@ -433,6 +472,21 @@ class _Program(MessageLogService):
     def certificate_expires(self) -> float | None:
         expires = self._tls.expires if self._tls is not None else None
         return expires.timestamp() if expires is not None else None
+
+    def health(self) -> Health:
+        health = super().health()
+        if self._pool is not None and self.running:
+            serving, count = self._pool.serving, self._pool.count
+            if not serving:
+                return evolve(health, not_ready=(*health.not_ready, "no worker process serves"))
+            if serving < count:
+                warning = f"only {serving} of {count} worker processes serve"
+                return evolve(health, warnings=(*health.warnings, warning))
+        return health
+
+    def _listening(self, name: str, port: IListeningPort) -> None:
+        if self._pool is not None:
+            self._pool.accept_from(name, port)
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
@@ -465,8 +519,13 @@ class _Program(MessageLogService):
         # signal it got; a stop that went well should say so with its exit status.
         self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._on_sigterm)
         self._reactor.callWhenRunning(signal.signal, signal.SIGHUP, self._on_sighup)
-        if self._supervision is not None:
-            self._reactor.callWhenRunning(self._supervision.ready)
+        self._reactor.callWhenRunning(self._begin_serving)
+
+    def _begin_serving(self) -> None:
+        begun: Deferred[None] = succeed(None) if self._pool is None else self._pool.start()
+        supervision = self._supervision
+        if supervision is not None:
+            begun.addCallback(lambda _: supervision.ready())
 
     def _on_sigterm(self, number: int, frame: object) -> None:
         self._reactor.callFromThread(self._stop)
@@ -481,6 +540,8 @@ class _Program(MessageLogService):
         reopened = self.store.reopen()
         if self._tls is not None:
             self._tls.reload()
+            if self._pool is not None:
+                self._pool.reload()
         if supervision is not None:
             reopened.addCallback(lambda _: supervision.reloaded())
 
@@ -488,6 +549,8 @@ class _Program(MessageLogService):
         supervision, status = self._supervision, self._status
         if supervision is not None:
             supervision.stopping()
+        if self._pool is not None:
+            self._pool.stop_accepting()
         stopped = super().stopService()
         if status is not None:
             # The last to go: it says that the server stops.

@@ -90,6 +90,17 @@ class OptionsTest(SynchronousTestCase):
         self.assertFalse(folder.exists())
 
 
+class WorkersTest(SynchronousTestCase):
+    def test_how_many(self) -> None:
+        """None by default; a number that is none, too many, or what cannot be is a usage error."""
+        self.assertEqual(parse()["workers"], 0)
+        self.assertEqual(parse("--workers", "2")["workers"], 2)
+        for text in ("-1", "65", "two"):
+            self.assertRaises(UsageError, parse, "--workers", text)
+        with self.assertRaisesRegex(UsageError, "several servers instead"):
+            parse("--workers", "2", "--store", "nats://localhost:4222")
+
+
 class ManualTest(SynchronousTestCase):
     def test_every_option_is_in_the_manual(self) -> None:
         """tap.md's table has every option with its default, and no other."""
@@ -99,7 +110,10 @@ class ManualTest(SynchronousTestCase):
             "listen": tap.DEFAULT_LISTEN,
             "listen-tls": "",
             "http-host": "",
-            **{name: str(default or "") for name, _, default, *_ in tap.Options.optParameters},
+            **{
+                name: "" if default is None else str(default)
+                for name, _, default, *_ in tap.Options.optParameters
+            },
             **{name: "" for name, *_ in tap.Options.optFlags},
         }
         self.assertEqual(rows, expected)
