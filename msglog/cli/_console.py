@@ -32,14 +32,14 @@ _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 def terminal(stream: IO[str] | None = None) -> Console:
     """
-    A console that writes text as it is: no markup, no emoji, no colours of its own choice.
+    A console for text as it is; see L{Terminal<msglog.cli._terminal.Terminal>}.
 
     @param stream: stderr if not given, where progress and remarks go, so that stdout has results.
     """
     # Not above: 20 ms that a ping need not wait for.
-    from rich.console import Console
+    from ._terminal import Terminal
 
-    return Console(file=stream or sys.stderr, markup=False, emoji=False, highlight=False)
+    return Terminal(stream or sys.stderr)
 
 
 class _Failure(click.ClickException):

@@ -50,7 +50,7 @@ itself says what is there, and that is compared with the log.
 
 LOGs are given oldest first, plain or compressed (gzip, xz, bzip2), or found by --rotated. They are
 checked first, as by 'msglog verify'. A log that a server has open is refused; what was rotated away
-from it can be brought in while that runs.
+from it can be brought in while that runs. A log with shards (--store-shards) takes none yet.
 
 \b
 Examples:
@@ -118,7 +118,10 @@ def command(
     see_to_nats()
     access = complete_access(url, **access_files)
     if StreamShard.of_name(stream).count > 1:
-        raise click.UsageError(f"{stream}: nothing can be brought into a log with shards yet")
+        raise click.UsageError(
+            f"{stream} is one of a log's shards, and nothing can be brought into those yet: make a "
+            f"stream without (msglog stream create), and start its servers without --store-shards"
+        )
     if STDIN in files:
         raise click.UsageError("logs are read twice, so the standard input will not do: name files")
     paths = with_predecessors(files, rotated, _remark)
