@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 
-import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ._console import printable, terminal
+from ._console import printable, remark, terminal
 
 __all__ = ["Bar", "Remarks"]
 
@@ -84,9 +82,7 @@ class Bar:
             if self._shown:
                 self._progress.console.print(f"msglog: {printable(line)}", soft_wrap=True)
             else:
-                # A remark that cannot be written changes nothing about what was done.
-                with suppress(OSError):
-                    click.echo(f"msglog: {printable(line)}", err=True)
+                remark(line)
 
 
 class Remarks(logging.Handler):
