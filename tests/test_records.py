@@ -127,6 +127,8 @@ class LinesTest(SynchronousTestCase):
             {"client": "no"},
             {"client": None},
             {"client": good["client"].upper()},
+            {"client": good["client"] + "00"},
+            {"client": good["client"][:-2]},
             {"crc": "0"},
             {"crc": 7},
             {"time": 7},
