@@ -9,44 +9,96 @@ the log.
 A client's row has its last sequence and the checksums since the last multiple of 64; those before
 are kept 64 to a row, each written once.  So a checkpoint costs 4 bytes a message and one row of at
 most 256 bytes of checksums a client, however long the window is.
+
+Nothing in it is believed on SQLite's word, whose pages have no checksums.  Each row is sealed with
+the CRC-32C of all that it says, its key included.  A client's row says how many checksums there
+are, so none of them can be missing unseen.  And that a client has no row is believed only if the
+index of names does not have it either, which is in other pages.  A row that is not as it was
+written is L{RowDamaged}: it costs its client the service, and nobody else.
+
+After a sync that failed nothing here is certain, as with the log: the kernel may have forgotten
+what it could not write, and the next sync may say that all is well.  So SQLite is left to sync
+nothing where its error would be lost (its automatic checkpoints ignore them, and closing would be
+another attempt); a failed sync is L{StoreFailed}, after which nothing more is written; and after
+any end but a clean one a start has what there is read from the disk, not from memory.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import struct
 import sys
 from array import array
 from collections.abc import Generator
+from contextlib import suppress
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 from attrs import asdict, frozen
+from google_crc32c import value as crc32c
 from zope.interface import Attribute, Interface, implementer
 
 from ._batch import MAX_SEQUENCE
-from ._disk import see_file
-from ._ledger import ClientState
+from ._disk import Disk, see_file
+from ._errors import StoreFailed
+from ._ledger import ClientState, RowDamaged
 
 __all__ = ["Checkpoint", "Coverage", "ICheckpoint", "identify"]
 
-_VERSION = 2
+_VERSION = 3
 _BLOCK = 64
 # Clients written between two commits while a checkpoint is being made (1.4 ms), so that no
 # commit waits for the whole of one.
 _SLICE = 256
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS clients (
-    client BLOB PRIMARY KEY, last INTEGER NOT NULL, recent BLOB NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS blocks (
-    client BLOB NOT NULL, block INTEGER NOT NULL, checksums BLOB NOT NULL,
-    PRIMARY KEY (client, block)
-) WITHOUT ROWID;
+_IS_LITTLE = sys.byteorder == "little"
+
+_PAGE_BYTES = 4096
+# How much SQLite's write-ahead log grows before it is folded into the database: its own value.
+_FOLD_BYTES = 1000 * _PAGE_BYTES
+# Pages that SQLite holds while it writes.  With its own 2 MB a checkpoint of many clients whose ids
+# are in no order takes a half longer.
+_CACHE_KIB = 8192
+
+# Each statement is what C{sqlite_master} must have word for word: a damaged one is no other layout.
+_SCHEMA = {
+    "meta": "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "clients": (
+        "CREATE TABLE clients (client BLOB PRIMARY KEY, last INTEGER NOT NULL, "
+        "held INTEGER NOT NULL, recent BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
+    ),
+    "names": "CREATE INDEX names ON clients (client)",
+    "blocks": (
+        "CREATE TABLE blocks (client BLOB NOT NULL, block INTEGER NOT NULL, "
+        "checksums BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (client, block)) WITHOUT ROWID"
+    ),
+}
+
+# What is sealed: client, last, held, and then C{recent}; client, block, and then C{checksums}.
+_CLIENT = Struct(">16sQQ")
+_CHECKSUMS = Struct(">16sQ")
+
+# This one had no seals and no index; what it has is taken as it is.
+_OLD_VERSION = 2
+_OLD_TABLES = {"meta", "clients", "blocks"}
+_TAKE_OVER = """
+ALTER TABLE clients RENAME TO old_clients;
+ALTER TABLE blocks RENAME TO old_blocks;
+{clients};
+{blocks};
+INSERT INTO blocks SELECT client, block, checksums, seal_block(client, block, checksums)
+    FROM old_blocks ORDER BY client, block;
+INSERT INTO clients SELECT client, last, held, recent, seal_client(client, last, held, recent)
+    FROM (SELECT c.client, last, recent, (length(recent) + coalesce(sum(length(checksums)), 0)) / 4
+            AS held FROM old_clients c LEFT JOIN old_blocks b ON b.client = c.client
+            GROUP BY c.client ORDER BY c.client);
+{names};
+DROP TABLE old_clients;
+DROP TABLE old_blocks;
 """
 
 
@@ -88,7 +140,11 @@ class ICheckpoint(Interface):
         """What the checkpoint covers; L{None} if it never covered anything."""
 
     def load(client: bytes) -> ClientState | None:
-        """A client's state; L{None} if the checkpoint does not know it."""
+        """
+        A client's state; L{None} if the checkpoint does not know it.
+
+        @raise RowDamaged: what it has of this client is not what was written.
+        """
 
     def write(
         dirty: dict[bytes, ClientState],
@@ -109,10 +165,14 @@ class ICheckpoint(Interface):
         @param written: filled with what was written of each client.
         @param durable: whether the last step waits until all is on the disk.
         @raise sqlite3.Error: it could not be written; the last complete one still stands.
+        @raise StoreFailed: what is on the disk is unknown from here on; only L{abandon} it.
         """
 
     def close() -> None:
-        """Let the file go."""
+        """Let the file go, after a last write that was complete and durable."""
+
+    def abandon() -> None:
+        """Let the file go as it is: nothing more is written."""
 
 
 @implementer(ICheckpoint)
@@ -124,70 +184,180 @@ class Checkpoint:
 
     def __init__(self, path: Path, window: int) -> None:
         self.path = path
+        self._wal = path.with_name(path.name + "-wal")
         self._window = window
         # Nobody has a reason for a link here, but to have a server write where the link leads.
         see_file(path, follow=False)
         # SQLite would make it readable by all; it has client ids.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        if self._wal.exists():  # the last end was no clean one
+            for file in (self._wal, path):
+                _read_anew(file)
         # The writer's thread is the only user after the start, which is not in that thread.
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
         try:
-            # Locked for as long as it is open: it belongs to one server.
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            # A power cut may bring back an older checkpoint, which only means to read more log;
-            # where that is not enough, write() is told to be durable.
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
-            version = self._meta("version")
-            if version not in (None, _VERSION):
-                raise sqlite3.DatabaseError(f"its version is {version}, not {_VERSION}")
+            self._open()
         except BaseException:
-            self._db.close()
+            self.abandon()
             raise
+
+    def _open(self) -> None:
+        db = self._db
+        db.text_factory = bytes  # what is damaged may be no text
+        # Locked for as long as it is open: it belongs to one server.
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute(f"PRAGMA page_size={_PAGE_BYTES}")
+        db.execute("PRAGMA journal_mode=WAL")
+        # A power cut may bring back an older checkpoint, which only means to read more log;
+        # where that is not enough, write() is told to be durable.
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        schema = db.execute("SELECT name, sql FROM sqlite_master")
+        found = {_text(name): _text(sql) for name, sql in schema}
+        if not found:
+            if self.path.stat().st_size > _PAGE_BYTES:
+                raise sqlite3.DatabaseError("its tables are gone")
+            self._begin()
+            return
+        if found.get("meta") != _SCHEMA["meta"]:
+            raise sqlite3.DatabaseError("its tables are not as they were made")
+        version = self._meta().get("version")
+        if version == _OLD_VERSION and set(found) == _OLD_TABLES:
+            self._take_over()
+        elif version != _VERSION:
+            raise sqlite3.DatabaseError(f"its version is {version}, not {_VERSION}")
+        elif found != _SCHEMA:
+            raise sqlite3.DatabaseError("its tables are not as they were made")
+
+    def _begin(self) -> None:
+        """Make the tables, all or none."""
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.values():
+            db.execute(statement)
+        self._write_meta(None)
+        db.execute("COMMIT")
+        # From here on a file without tables is one that has lost them.
+        self._fold()
+
+    def _take_over(self) -> None:
+        """Bring a ledger of the version before to this one, all or nothing (4 µs a client)."""
+        db = self._db
+        coverage = _old_coverage(self._meta())
+        db.create_function("seal_client", 4, _seal_client, deterministic=True)
+        db.create_function("seal_block", 3, _seal_block, deterministic=True)
+        db.execute("BEGIN IMMEDIATE")
+        for statement in _TAKE_OVER.format(**_SCHEMA).split(";"):
+            db.execute(statement)
+        db.execute("DELETE FROM meta")
+        self._write_meta(coverage)
+        db.execute("COMMIT")
+        self._fold()
 
     def close(self) -> None:
         """Close the database, which makes one file of it again."""
         self._db.close()
 
-    def _meta(self, key: str) -> Any:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return row and row[0]
+    def abandon(self) -> None:
+        """See L{ICheckpoint.abandon}."""
+        # SQLite would bring its write-ahead log into the database when it closes that.  Python 3.11
+        # has no other way to tell it not to; when it is interrupted, it gives that up.
+        self._db.interrupt()
+        self._db.close()
+
+    def _fold(self) -> None:
+        """
+        Bring the write-ahead log into the database, so that it begins anew.
+
+        @raise StoreFailed: a sync failed.
+        """
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as e:
+            self._see(e)
+            # No room: all is in the write-ahead log still, and the next write tries again.
+
+    def _see(self, error: sqlite3.Error) -> None:
+        """
+        See whether an error leaves things as they were.
+
+        @raise StoreFailed: it does not.
+        """
+        name = getattr(error, "sqlite_errorname", "")
+        # What could not be written is not there, and is written again from its beginning.
+        if name.startswith("SQLITE_IOERR") and name != "SQLITE_IOERR_WRITE":
+            raise StoreFailed(f"the disk failed under {self.path}: {error} ({name})") from error
+
+    def _meta(self) -> dict[str, Any]:
+        return {_text(key): value for key, value in self._db.execute("SELECT key, value FROM meta")}
+
+    def _write_meta(self, coverage: Coverage | None) -> None:
+        values: dict[str, Any] = {"version": _VERSION}
+        if coverage is not None:
+            values |= asdict(coverage)
+            values |= {key: int(values[key]) for key in ("complete", "lazy")}
+        values["crc"] = _seal_meta(values)
+        self._db.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
 
     def coverage(self) -> Coverage | None:
         """See L{ICheckpoint.coverage}."""
-        if self._meta("version") is None:
+        values = self._meta()
+        if values.pop("crc", None) != _seal_meta(values) or values.pop("version") != _VERSION:
+            raise sqlite3.DatabaseError("what it covers of the log is damaged")
+        if not values:
             return None
-        file, offset, time = (self._meta(key) for key in ("file", "offset", "time"))
-        # SQLite's pages have no checksums.
-        if (
-            [type(value) for value in (file, offset, time)] != [bytes, int, int]
-            or offset < 0
-            or time < 0
-        ):
-            raise sqlite3.DatabaseError("what it covers of the log cannot be read")
-        return Coverage(file, offset, time, bool(self._meta("complete")), bool(self._meta("lazy")))
+        values.update((key, bool(values[key])) for key in ("complete", "lazy"))
+        return Coverage(**values)
 
     def load(self, client: bytes) -> ClientState | None:
         """See L{ICheckpoint.load} (8 µs)."""
+        try:
+            return self._load(client)
+        except sqlite3.OperationalError as e:  # the surroundings, not its content
+            self._see(e)
+            raise
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as e:
+            # What SQLite says of a damaged file may quote it.
+            said = str(e) if isinstance(e, sqlite3.Error) else "it is malformed"
+            raise RowDamaged(client, said) from e
+
+    def _load(self, client: bytes) -> ClientState | None:
         row = self._db.execute(
-            "SELECT last, recent FROM clients WHERE client = ?", (client,)
+            "SELECT last, held, recent, crc FROM clients WHERE client = ?", (client,)
         ).fetchone()
         if row is None:
+            named = self._db.execute(
+                "SELECT 1 FROM clients INDEXED BY names WHERE client = ?", (client,)
+            ).fetchone()
+            if named is not None:
+                raise RowDamaged(client, "its row is gone")
             return None
-        last, recent = row
+        last, held, recent, crc = row
+        if crc is None or crc != _seal_client(client, last, held, recent):
+            raise RowDamaged(client, "its row has changed")
+        first, full = _first_block(last, self._window), last // _BLOCK
         checksums = array("I")
-        try:
-            blocks = self._db.execute(
-                "SELECT checksums FROM blocks WHERE client = ? AND block >= ? ORDER BY block",
-                (client, _first_block(last, self._window)),
-            )
-            checksums.frombytes(b"".join([block for (block,) in blocks] + [recent]))
-        except (TypeError, ValueError):
-            last = -1
-        if type(last) is not int or not len(checksums) <= last <= MAX_SEQUENCE:
-            raise sqlite3.DatabaseError(f"what it says of client {client.hex()} is damaged")
+        if full > first and held > last - _BLOCK * full:
+            checksums.frombytes(self._load_blocks(client, first, full))
+        checksums.frombytes(recent)
+        if len(checksums) < min(held, last - _BLOCK * first):
+            raise RowDamaged(client, "checksums of it are gone")
         return ClientState(last, _little_endian(checksums), last)
+
+    def _load_blocks(self, client: bytes, first: int, full: int) -> bytes:
+        """The checksums from one block, or the first that there is, up to before another."""
+        blocks = []
+        for block, checksums, crc in self._db.execute(
+            "SELECT block, checksums, crc FROM blocks WHERE client = ? AND block >= ? "
+            "ORDER BY block DESC",
+            (client, first),
+        ):
+            full -= 1
+            if block != full or crc is None or crc != _seal_block(client, block, checksums):
+                raise RowDamaged(client, "its checksums have changed")
+            blocks.append(checksums)
+        return b"".join(reversed(blocks))
 
     def clients(self) -> int:
         """How many clients the checkpoint knows."""
@@ -212,37 +382,114 @@ class Checkpoint:
                 written.update((client, (state, state.last)) for client, state in part)
                 yield
             if coverage is not None:
-                values = {"version": _VERSION, **asdict(coverage)}
-                db.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
+                self._write_meta(coverage)
             db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
+        except sqlite3.Error as e:
+            self._see(e)
+            self._roll_back()
             raise
+        except BaseException:
+            self._roll_back()
+            raise
+        with suppress(
+            FileNotFoundError
+        ):  # deleted by somebody; SQLite goes on with what it has open
+            if self._wal.stat().st_size > _FOLD_BYTES:
+                self._fold()
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     def _write_clients(self, states: list[tuple[bytes, ClientState]]) -> None:
+        window, pack = self._window, _CLIENT.pack
         rows, blocks, old = [], [], []
         for client, state in states:
-            checksums = _little_endian(state.checksums)
-            # The offset in bytes of a sequence's checksum is 4 * (sequence - 1) - start.
-            start = 4 * (state.last - len(checksums))
-            raw = checksums.tobytes()
-            full = state.last // _BLOCK
-            rows.append((client, state.last, raw[max(4 * _BLOCK * full - start, 0) :]))
-            first = _first_block(state.last, self._window)
-            for block in range(max(state.saved // _BLOCK, first), full):
-                begin, end = (
-                    4 * _BLOCK * block - start,
-                    4 * _BLOCK * (block + 1) - start,
-                )
-                if end > 0:
-                    # One that begins before what is known is kept without that part.
-                    blocks.append((client, block, raw[max(begin, 0) : end]))
-            if full > state.saved // _BLOCK:
-                old.append((client, first))
-        self._db.executemany("REPLACE INTO clients VALUES (?, ?, ?)", rows)
-        self._db.executemany("REPLACE INTO blocks VALUES (?, ?, ?)", blocks)
+            last, checksums = state.last, state.checksums
+            recent = raw = (checksums if _IS_LITTLE else _little_endian(checksums)).tobytes()
+            held = len(checksums)
+            if last >= _BLOCK:
+                full, first = last // _BLOCK, _first_block(last, window)
+                # The offset in bytes of a sequence's checksum is 4 * (sequence - 1) - start.
+                start = 4 * (last - held)
+                recent = raw[max(4 * _BLOCK * full - start, 0) :]
+                held = min(held, last - _BLOCK * first)
+                saved = state.saved // _BLOCK
+                if full > saved:
+                    old.append((client, first))
+                for block in range(max(saved, first), full):
+                    begin, end = 4 * _BLOCK * block - start, 4 * _BLOCK * (block + 1) - start
+                    if end > 0:
+                        # One that begins before what is known is kept without that part.
+                        part = raw[max(begin, 0) : end]
+                        blocks.append((client, block, part, _seal_block(client, block, part)))
+            rows.append((client, last, held, recent, crc32c(pack(client, last, held) + recent)))
+        # (REPLACE would write the index of names again.)
+        self._db.executemany(
+            "INSERT INTO clients VALUES (?, ?, ?, ?, ?) ON CONFLICT (client) DO UPDATE SET "
+            "last = excluded.last, held = excluded.held, recent = excluded.recent, "
+            "crc = excluded.crc",
+            rows,
+        )
+        self._db.executemany("REPLACE INTO blocks VALUES (?, ?, ?, ?)", blocks)
         self._db.executemany("DELETE FROM blocks WHERE client = ? AND block < ?", old)
+
+
+def _read_anew(path: Path) -> None:
+    """
+    Have a file read from the disk: what a life that did not end well has written may be in memory
+    without being there.
+
+    @raise OSError: it cannot be synced.
+    """
+    disk = Disk()
+    fd = disk.open_to_read(path)
+    try:
+        disk.sync(fd)
+        disk.forget(fd, 0)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
+    finally:
+        disk.close(fd)
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else ""
+
+
+def _seal_meta(values: dict[str, Any]) -> int:
+    return int(crc32c(repr(sorted(values.items())).encode()))
+
+
+def _seal_client(client: Any, last: Any, held: Any, recent: Any) -> int | None:
+    """The seal of a client's row; L{None} if that cannot be one."""
+    try:
+        if len(recent) % 4 or not len(recent) // 4 <= held <= last <= MAX_SEQUENCE:
+            return None
+        return int(crc32c(_CLIENT.pack(client, last, held) + recent))
+    except (TypeError, struct.error):
+        return None
+
+
+def _seal_block(client: Any, block: Any, checksums: Any) -> int | None:
+    """The seal of a row of checksums; L{None} if that cannot be one."""
+    try:
+        return int(crc32c(_CHECKSUMS.pack(client, block) + checksums)) if checksums else None
+    except (TypeError, struct.error):
+        return None
+
+
+def _old_coverage(values: dict[str, Any]) -> Coverage | None:
+    """What a ledger of version 2 covers."""
+    file, offset, time = (values.get(key) for key in ("file", "offset", "time"))
+    if (
+        not isinstance(file, bytes)
+        or not isinstance(offset, int)
+        or not isinstance(time, int)
+        or min(offset, time) < 0
+    ):
+        raise sqlite3.DatabaseError("what it covers of the log cannot be read")
+    return Coverage(file, offset, time, bool(values.get("complete")), bool(values.get("lazy")))
 
 
 def _first_block(last: int, window: int) -> int:
@@ -251,7 +498,7 @@ def _first_block(last: int, window: int) -> int:
 
 
 def _little_endian(checksums: array[int]) -> array[int]:
-    if sys.byteorder == "big":
+    if not _IS_LITTLE:
         checksums = checksums[:]
         checksums.byteswap()
     return checksums

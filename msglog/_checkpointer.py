@@ -9,24 +9,31 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Generator
+from contextlib import suppress
 
 from twisted.logger import Logger
 
 from ._checkpoint import Coverage, ICheckpoint
-from ._ledger import ClientState, Ledger
+from ._errors import StoreFailed
+from ._ledger import ClientState, Ledger, RowDamaged
 from ._limits import Limits
 
 __all__ = ["Checkpointer"]
 
+# How often damage in the ledger's file is said at most: its clients come back again and again.
+_SAY_AGAIN_SECONDS = 60.0
+
 
 class Checkpointer:
     """
-    @param checkpoint: the ledger's file, open; closed with L{close}.
+    @param checkpoint: the ledger's file, open; closed with L{close} or L{abandon}.
     @param ledger: what goes there.
     @param limits: of which the two for checkpoints are used.
     @param coverage: what the log is now.
     @param sync: waits until what was written to the log is on the disk.
     @param monotonic: seconds, for intervals.
+    @ivar damage: what was last found to be damaged in the file; L{None} if nothing was.  (May be
+        read from another thread.)
     """
 
     _log = Logger()
@@ -50,17 +57,43 @@ class Checkpointer:
         self._covered = 0  # the log's offset that the last checkpoint covers
         self._began = monotonic()  # when the last checkpoint was begun
         self._retry_at = 0.0  # after one that failed
+        self.damage: str | None = None
+        self._say_at = monotonic()
 
     def load(self, client: bytes) -> ClientState | None:
-        """What the file has of a client."""
-        return self._checkpoint.load(client)
+        """
+        What the file has of a client.
+
+        @raise RowDamaged: that is damaged.
+        """
+        try:
+            return self._checkpoint.load(client)
+        except RowDamaged as e:
+            self.damage = str(e)
+            now = self._monotonic()
+            if now >= self._say_at:
+                self._say_at = now + _SAY_AGAIN_SECONDS
+                self._log.error(
+                    "the ledger {ledger} is damaged: {error}. Its messages are refused "
+                    "(NOT_STORED), those of others are taken. Look at the disk, stop the server, "
+                    "move the ledger away and start again: it is made anew from the log and the "
+                    "files rotated from it, which must all be there",
+                    ledger=str(self._checkpoint.path),
+                    error=self.damage,
+                )
+            raise
 
     def close(self) -> None:
-        """Close the file; a checkpoint that was begun is as if it was not."""
-        if self._steps is not None:
-            self._steps.close()
-            self._steps = None
+        """Close the file after a L{save} that was durable."""
         self._checkpoint.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is; a checkpoint that was begun is as if it was not."""
+        if self._steps is not None:
+            with suppress(sqlite3.Error, StoreFailed):
+                self._steps.close()
+            self._steps = None
+        self._checkpoint.abandon()
 
     @property
     def begun(self) -> bool:
@@ -86,6 +119,8 @@ class Checkpointer:
 
         One that fails is said, and tried again later: it costs the next start time, and nothing
         else.
+
+        @raise StoreFailed: what the disk has of the file is unknown from here on.
         """
         if not self.behind(size):
             return
@@ -116,6 +151,7 @@ class Checkpointer:
         @param coverage: what to note of the log.
         @param durable: whether to wait until it is on the disk.
         @raise sqlite3.Error: it could not be written; the last one still stands.
+        @raise StoreFailed: as in L{advance}.
         """
         self._finish()
         self._steps = self._steps_of(coverage, durable=durable)

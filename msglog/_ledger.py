@@ -21,6 +21,7 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable
+from uuid import UUID
 
 from attrs import Factory, define
 
@@ -33,6 +34,7 @@ __all__ = [
     "ClientState",
     "Ledger",
     "ReplayError",
+    "RowDamaged",
     "judge",
     "judge_without_room",
 ]
@@ -41,6 +43,10 @@ __all__ = [
 # entries in two dictionaries (measured: 412 bytes on CPython 3.11).
 CLIENT_BYTES = 450
 CHECKSUM_BYTES = 4
+
+# Of new clients alone, so nothing is wrong but that there are many at once, or that the checkpoint
+# cannot be written, which the server's log says.
+_NO_ROOM = "the ledger's memory has no room for more new clients until it is written to its file"
 
 
 @define(slots=True, eq=False)
@@ -88,6 +94,12 @@ def judge_without_room(state: ClientState, batch: Batch, window: int, reason: st
     return Verdict(tuple(refusals)) if refusals else STORED
 
 
+def _damaged(batch: Batch) -> Verdict:
+    """The verdict on a batch of a client of whom nobody knows what is logged."""
+    reason = "what the server's ledger has of this client is damaged; its operator has to mend that"
+    return Verdict.refused(batch, NackCode.NOT_STORED, 0, reason)
+
+
 def _compare(state: ClientState, batch: Batch, known: int, window: int) -> list[Refusal]:
     """Refusals for those of the first C{known} messages that are not what was logged."""
     checksums = state.checksums
@@ -110,9 +122,23 @@ class ReplayError(Exception):
     """A record does not follow from those before it."""
 
 
+class RowDamaged(Exception):
+    """
+    What the checkpoint has of a client is not what was written there, so nobody knows what is
+    logged of that client.
+
+    @ivar client: the client id.
+    """
+
+    def __init__(self, client: bytes, reason: str) -> None:
+        super().__init__(f"what it has of client {UUID(bytes=client)} is damaged: {reason}")
+        self.client = client
+
+
 class Ledger:
     """
-    @param load: finds the state of a client that is not in memory; L{None} if it has none.
+    @param load: finds the state of a client that is not in memory; L{None} if it has none.  What
+        raises L{RowDamaged} there is NOT_STORED, whatever it is.
     @param window: how many of a client's last messages a resend is compared with.
     @param memory: how many bytes the clients in memory may take before the least recently active
         are let go of.
@@ -144,7 +170,11 @@ class Ledger:
         return self.memory > 2 * self._memory_limit
 
     def last(self, client: bytes) -> int:
-        """A client's last logged sequence.  Asking makes the ledger remember nothing."""
+        """
+        A client's last logged sequence.  Asking makes the ledger remember nothing.
+
+        @raise RowDamaged: nobody knows.
+        """
         return self._find(client).last
 
     def _find(self, client: bytes) -> ClientState:
@@ -166,9 +196,12 @@ class Ledger:
             known.checksums.extend(checksums)
             self.memory += CHECKSUM_BYTES * len(checksums)
             return 0, STORED
-        state = known or self._find(batch.client)
+        try:
+            state = known or self._find(batch.client)
+        except RowDamaged:
+            return len(batch), _damaged(batch)
         if known is None and self.exhausted:
-            return len(batch), self.refuse(batch, "the ledger cannot be written and is full")
+            return len(batch), judge_without_room(state, batch, self.window, _NO_ROOM)
         start, verdict = judge(state, batch, self.window)
         if start < len(batch.checksums):
             new = batch.checksums[start:] if start else batch.checksums
@@ -210,7 +243,11 @@ class Ledger:
 
         What is logged already is still acknowledged; everything else is NOT_STORED.
         """
-        return judge_without_room(self._find(batch.client), batch, self.window, reason)
+        try:
+            state = self._find(batch.client)
+        except RowDamaged:
+            return _damaged(batch)
+        return judge_without_room(state, batch, self.window, reason)
 
     def _stage(self, client: bytes, state: ClientState, checksums: list[int]) -> None:
         if client not in self._clients:
@@ -283,6 +320,7 @@ class Ledger:
         @param joining: whether a client that was never seen may begin above 1, because files that
             were rotated away may have had the rest.
         @raise ReplayError: the record is not the client's next one.
+        @raise RowDamaged: nobody knows which that is.
         """
         client, sequence, checksum = record.client, record.sequence, record.checksum
         state = self._clients.get(client)

@@ -67,11 +67,13 @@ def move_aside(
         raise
 
 
-def delete_old(disk: IDisk, log: Path, keep: int, last: Callable[[bytes], int]) -> list[Path]:
+def delete_old(
+    disk: IDisk, log: Path, keep: int, last: Callable[[bytes], int | None]
+) -> list[Path]:
     """
     Delete the files that a log was rotated into, but for the newest, if the ledger has them.
 
-    @param last: the last sequence of a client in the ledger.
+    @param last: the last sequence of a client in the ledger; L{None} if nobody knows.
     @return: what was deleted.
     @raise OSError: one could not be deleted.
     """
@@ -82,7 +84,7 @@ def delete_old(disk: IDisk, log: Path, keep: int, last: Callable[[bytes], int]) 
     for path in expendable(log, (file.path for file in beside), keep):
         record = _last_record(disk, path)
         # Who knows a file's last record knows those before it.
-        if record is not None and last(record.client) >= record.sequence:
+        if record is not None and (last(record.client) or 0) >= record.sequence:
             disk.remove(path)
             # Or a power cut could bring it back, and not the one that is deleted next.
             disk.sync_folder(log.parent)

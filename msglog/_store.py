@@ -11,7 +11,7 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -361,8 +361,14 @@ class FileStore(Service):
             ledger_dirty=len(ledger.dirty),
             recovered=self.recovered,
             recovery_seconds=self.recovery_seconds,
-            store_warnings=(f"the log is {self._doubt}",) if self._doubt is not None else (),
+            store_warnings=tuple(self._warnings()),
         )
+
+    def _warnings(self) -> Iterator[str]:
+        if self._doubt is not None:
+            yield f"the log is {self._doubt}"
+        if (damage := self._writer.ledger_damage) is not None:
+            yield f"the ledger is damaged: {damage}"
 
     @property
     def title(self) -> str:

@@ -42,7 +42,7 @@ from ._errors import (
     StartError,
     StoreFailed,
 )
-from ._ledger import ClientState, Ledger
+from ._ledger import ClientState, Ledger, RowDamaged
 from ._limits import Limits
 from ._quickness import Quickness
 from ._records import UNTIMED, format_time
@@ -89,7 +89,7 @@ class Asking:
 
 # What a commit is made of, and what becomes of each: a bundle's verdicts are its exceptions.
 Entry = Appending | Asking | Bundle
-Outcome = Verdict | int | Exceptions
+Outcome = Verdict | int | Exceptions | None
 
 
 class _State(enum.Enum):
@@ -194,6 +194,12 @@ class LogWriter:
         except UnicodeDecodeError as e:  # what SQLite says of a damaged file quotes it
             self._abandon()
             raise self._damaged("database disk image is malformed") from e
+        except RowDamaged as e:
+            self._abandon()
+            raise self._damaged(e) from e
+        except StoreFailed as e:
+            self._abandon()
+            raise StartError(f"{e}; see what the system says of that disk, and start again") from e
         except BaseException:
             self._abandon()
             raise
@@ -201,12 +207,14 @@ class LogWriter:
     def _damaged(self, reason: object) -> LedgerDamaged:
         return LedgerDamaged(
             f"cannot use {self.ledger_path}: {reason}; if it is damaged, move it away and start "
-            f"again: it is made anew from the log"
+            f"again: it is made anew from the log and the files rotated from it. If some of those "
+            f"are gone or compressed, put them back beside the log first, or what clients sent "
+            f"then may be logged again"
         )
 
     def _abandon(self) -> None:
         if self._checkpointer is not None:
-            self._checkpointer.close()
+            self._checkpointer.abandon()
             self._checkpointer = None
         if self._fd >= 0:
             self._disk.close(self._fd)
@@ -262,6 +270,15 @@ class LogWriter:
         """The length of the log in bytes, as far as commits have succeeded."""
         return self._size
 
+    @property
+    def ledger_damage(self) -> str | None:
+        """
+        What was last found to be damaged in the ledger's file; L{None} if nothing was.  (May be
+        read from another thread.)
+        """
+        checkpointer = self._checkpointer
+        return None if checkpointer is None else checkpointer.damage
+
     def doubt(self) -> str | None:
         """What there is against keeping a log on this disk, after "it is"; L{None} if nothing."""
         return self._disk.doubt(self.path.parent)
@@ -273,8 +290,8 @@ class LogWriter:
         Write a commit.
 
         @return: for each entry, in order, its verdict, a bundle's exceptions, or the last durable
-            sequence of the client asked for.  Verdicts are true when this returns: what they call
-            stored is durable.
+            sequence of the client asked for, L{None} if nobody knows that any more.  Verdicts are
+            true when this returns: what they call stored is durable.
         @raise StoreFailed: fail-stop; nothing of this commit may be acknowledged.
         """
         if self._state is not _OPEN:
@@ -284,7 +301,7 @@ class LogWriter:
             results = self._commit(entries, began)
             for index, entry in enumerate(entries):
                 if isinstance(entry, Asking):
-                    results[index] = self.ledger.last(entry.client)
+                    results[index] = self._last(entry.client)
         except sqlite3.Error as e:
             raise self._fail(f"the ledger {self.ledger_path} cannot be read: {e}") from e
         except BaseException:
@@ -293,6 +310,13 @@ class LogWriter:
             raise
         self.quickness.note(self._monotonic() - began)
         return results
+
+    def _last(self, client: bytes) -> int | None:
+        """A client's last durable sequence; L{None} if what is known of it is damaged."""
+        try:
+            return self.ledger.last(client)
+        except RowDamaged:
+            return None
 
     def _commit(self, entries: Sequence[Entry], began: float) -> list[Outcome]:
         ledger = self.ledger
@@ -525,6 +549,9 @@ class LogWriter:
             self._follow_name()
         except _NoRoom as e:
             self._log.error("{reason}; the next commit tries again", reason=str(e))
+        except BaseException:
+            self._state = _State.FAILED
+            raise
 
     def _follow_name(self) -> None:
         """See that the log's name still leads to the file that is written."""
@@ -615,7 +642,7 @@ class LogWriter:
 
     def _delete_old(self, keep: int) -> None:
         try:
-            for path in delete_old(self._disk, self.path, keep, self.ledger.last):
+            for path in delete_old(self._disk, self.path, keep, self._last):
                 self._log.info("deleted {path}, as --rotate-keep says", path=str(path))
         except OSError as e:
             self._log.error(
@@ -675,6 +702,9 @@ class LogWriter:
                 self._state = _State.CLOSED
                 try:
                     self._save(durable=True, complete=True)
+                    assert self._checkpointer is not None
+                    self._checkpointer.close()
+                    self._checkpointer = None
                 except sqlite3.Error as e:
                     self._log.error(
                         "the ledger {ledger} could not be brought up to date: {error}; the next "

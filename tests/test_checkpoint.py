@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from msglog._checkpoint import Checkpoint, Coverage
-from msglog._ledger import ClientState, Ledger
+from msglog._errors import StoreFailed
+from msglog._ledger import ClientState, Ledger, RowDamaged
 from msglog.testing import make_batch
 
 A, B = bytes(16), bytes(range(16))
@@ -144,3 +145,147 @@ class CheckpointTest(SynchronousTestCase):
         """It is not readable by others."""
         self.open()
         self.assertEqual(self.path.stat().st_mode & 0o007, 0)
+
+    def test_abandoned(self) -> None:
+        """What is abandoned is not brought into the database, and is there at the next start."""
+        checkpoint = self.open()
+        ledger = Ledger(checkpoint.load, 8, 1 << 30)
+        ledger.admit(make_batch(A, 1, b"x"))
+        ledger.settle()
+        self.save(checkpoint, ledger)
+        before = self.path.read_bytes()
+        checkpoint.abandon()
+        self.assertEqual(self.path.read_bytes(), before)
+        again = self.open()
+        self.assertEqual(again.coverage(), COVERAGE)
+        self.assertEqual(again.load(A).last, 1)
+
+    def test_failed_sync(self) -> None:
+        """After one nothing is certain; what found no room can be tried again."""
+        checkpoint = self.open()
+        for name, fatal in (
+            ("SQLITE_IOERR_FSYNC", True),
+            ("SQLITE_IOERR_READ", True),
+            ("SQLITE_IOERR_WRITE", False),
+            ("SQLITE_FULL", False),
+        ):
+            error = sqlite3.OperationalError("it failed")
+            error.sqlite_errorname = name
+            if fatal:
+                said = str(self.assertRaises(StoreFailed, checkpoint._see, error))
+                self.assertIn(str(self.path), said)
+                self.assertIn(name, said)
+            else:
+                checkpoint._see(error)
+
+    def test_damaged_rows(self) -> None:
+        """What was changed, or is gone, is not believed; nobody else is touched."""
+        checkpoint = self.open(128)
+        ledger = Ledger(checkpoint.load, 128, 1 << 30)
+        for client in (A, B):
+            ledger.admit(make_batch(client, 1, *[b"x"] * 300))
+        ledger.settle()
+        self.save(checkpoint, ledger)
+        db = checkpoint._db
+        for command in (
+            "UPDATE clients SET last = last + 1",
+            "UPDATE clients SET last = NULL",
+            "UPDATE clients SET held = held - 1",
+            "UPDATE clients SET recent = zeroblob(length(recent))",
+            "UPDATE clients SET crc = crc + 1",
+            "UPDATE blocks SET checksums = zeroblob(256)",
+            "UPDATE blocks SET crc = crc + 1",
+            "DELETE FROM blocks",
+        ):
+            db.execute("BEGIN")
+            try:
+                db.execute(f"{command} WHERE client = ?", (A,))
+            except sqlite3.IntegrityError:
+                pass
+            else:
+                error = self.assertRaises(RowDamaged, checkpoint.load, A)
+                self.assertEqual(error.client, A)
+            self.assertEqual(checkpoint.load(B).last, 300)
+            db.execute("ROLLBACK")
+        for block in (2, 3):
+            db.execute("BEGIN")
+            db.execute("DELETE FROM blocks WHERE client = ? AND block = ?", (A, block))
+            self.assertRaises(RowDamaged, checkpoint.load, A)
+            db.execute("ROLLBACK")
+        self.assertEqual(checkpoint.load(A).last, 300)
+        self.assertIsNone(checkpoint.load(b"C" * 16))
+
+    def test_missing_row(self) -> None:
+        """A client that the index of names has and the table has not is no new one."""
+        checkpoint = self.open()
+        ledger = Ledger(checkpoint.load, 8, 1 << 30)
+        for client in (A, B):
+            ledger.admit(make_batch(client, 1, b"x"))
+        ledger.settle()
+        self.save(checkpoint, ledger)
+        checkpoint.close()
+        # The table's leaf and the index's both have the ids; the table's is longer.
+        page = 4096
+        data = bytearray(self.path.read_bytes())
+        places = [n for n in range(0, len(data), page) if B in data[n : n + page]]
+        self.assertEqual(len(places), 2)
+        at = data.index(B, places[0])
+        data[at + 15] ^= 1
+        self.path.write_bytes(data)
+        self.assertRaises(RowDamaged, self.open().load, B)
+
+    def test_damaged_coverage(self) -> None:
+        """What it says of the log is believed only as it was written."""
+        checkpoint = self.open()
+        self.save(checkpoint, Ledger(checkpoint.load, 8, 1))
+        for key in ("file", "offset", "time", "complete", "lazy", "crc"):
+            for command in ("UPDATE meta SET value = 9", "DELETE FROM meta"):
+                checkpoint._db.execute("BEGIN")
+                checkpoint._db.execute(f"{command} WHERE key = ?", (key,))
+                self.assertRaises(sqlite3.DatabaseError, checkpoint.coverage)
+                checkpoint._db.execute("ROLLBACK")
+        self.assertEqual(checkpoint.coverage(), COVERAGE)
+
+    def test_lost_tables(self) -> None:
+        """A file that has had tables is not taken for a new one."""
+        checkpoint = self.open()
+        self.save(checkpoint, Ledger(checkpoint.load, 8, 1))
+        checkpoint._db.execute("PRAGMA writable_schema=ON")
+        checkpoint._db.execute("DELETE FROM sqlite_master")
+        checkpoint.close()
+        self.assertIn("gone", str(self.assertRaises(sqlite3.DatabaseError, self.open)))
+
+    def test_version_before(self) -> None:
+        """A ledger of version 2 is taken over, with all that it has."""
+        old = sqlite3.connect(self.path, isolation_level=None)
+        old.executescript(
+            """
+            CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+            CREATE TABLE IF NOT EXISTS clients (
+                client BLOB PRIMARY KEY, last INTEGER NOT NULL, recent BLOB NOT NULL
+            ) WITHOUT ROWID;
+            CREATE TABLE IF NOT EXISTS blocks (
+                client BLOB NOT NULL, block INTEGER NOT NULL, checksums BLOB NOT NULL,
+                PRIMARY KEY (client, block)
+            ) WITHOUT ROWID;
+            """
+        )
+        values = {"version": 2, "file": b"first\n", "offset": 5, "time": 7}
+        old.executemany(
+            "INSERT INTO meta VALUES (?, ?)",
+            [*values.items(), ("complete", False), ("lazy", False)],
+        )
+        checksums = [*range(130)]
+        raw = array("I", checksums).tobytes()
+        old.execute("INSERT INTO clients VALUES (?, 130, ?)", (A, raw[512:]))
+        old.execute("INSERT INTO clients VALUES (?, 1, ?)", (B, raw[:4]))
+        old.execute("INSERT INTO blocks VALUES (?, 0, ?)", (A, raw[:256]))
+        old.execute("INSERT INTO blocks VALUES (?, 1, ?)", (A, raw[256:512]))
+        old.close()
+        for _ in range(2):
+            checkpoint = self.open()
+            self.assertEqual(checkpoint.coverage(), COVERAGE)
+            state = checkpoint.load(A)
+            self.assertEqual((state.last, list(state.checksums)), (130, checksums))
+            self.assertEqual(checkpoint.load(B).last, 1)
+            checkpoint.close()

@@ -282,7 +282,10 @@ class LedgerTest(SynchronousTestCase):
         self.assertEqual(start, 2)
         (refusal,) = verdict.refusals
         self.assertEqual((refusal.start, refusal.stop, refusal.expected), (0, 2, 1))
-        self.assertEqual(refusal.reason, "the ledger cannot be written and is full")
+        self.assertEqual(
+            refusal.reason,
+            "the ledger's memory has no room for more new clients until it is written to its file",
+        )
         self.assertEqual(len(ledger), 1)
 
     def test_who_is_let_go_of(self) -> None:

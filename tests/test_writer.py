@@ -394,7 +394,12 @@ class Restarts(Case):
         self.write(self.open(), 1, 1)
         self.writers[-1].close()
         whole = self.ledger.read_bytes()
-        for old, new in ((b"CREATE", b"CRE\xc1TE"), (b"offset", b"offse\xf4"), (b"time", b"tine")):
+        for old, new in (
+            (b"CREATE", b"CRE\xc1TE"),
+            (b"offset", b"offse\xf4"),
+            (b"time", b"tine"),
+            (b"names", b"nanes"),
+        ):
             self.assertIn(old, whole)
             self.ledger.write_bytes(whole.replace(old, new))
             self.refuses(LedgerDamaged, str(self.ledger), "move it away")

@@ -319,3 +319,6 @@ class MemoryCheckpoint:
 
     def close(self) -> None:
         pass
+
+    def abandon(self) -> None:
+        pass

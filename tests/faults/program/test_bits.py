@@ -18,7 +18,7 @@ import wire
 from conftest import wait_until
 
 from msglog import Limits
-from msglog._batch import STORED
+from msglog._batch import STORED, NackCode, Verdict
 from msglog._checkpoint import Checkpoint
 from msglog._errors import RecordError, StartError, StoreFailed
 from msglog._records import format_lines, parse_line
@@ -140,11 +140,12 @@ def ledgers(folder: Path) -> tuple[Path, list[tuple[bytes, int, bytes]]]:
 
 def test_bits_of_the_ledger(tmp_path, rounds) -> None:
     """
-    It is refused, or clients are who they are, or the server ends with a line that says why.
+    It is refused, or clients are who they are, or one is told NOT_STORED and why, or the server
+    ends with a line that says why.
 
-    SQLite's pages have no checksums.  So a client may be told CONFLICT for what is logged, or what
-    it sends again is logged again: then C{msglog verify} finds it.  Nothing is acknowledged as
-    something else, nothing that is logged is touched, and nothing ends with a traceback.
+    Nothing is logged twice or acknowledged as something else, nobody is told that what is right is
+    not (CONFLICT, OUT_OF_ORDER), nothing that is logged is touched, and nothing ends with a
+    traceback.
 
     One bit of each byte that is not zero and of some that are; every bit in the long form.
     """
@@ -194,9 +195,8 @@ def live_on(log: Path, said: list[tuple[bytes, int, bytes]]) -> str:
         for client, sequence, body in said:
             batch = make_batch(client, sequence, body)
             (verdict,) = writer.commit([Appending(batch, format_lines(batch))])
-            if verdict != STORED:
+            if not_stored(verdict, writer):
                 end = "refused to a client"
-                continue
             batch = make_batch(client, sequence, body + b"?")
             (verdict,) = writer.commit([Appending(batch, format_lines(batch))])
             assert verdict != STORED, "acknowledged as something else"
@@ -204,7 +204,7 @@ def live_on(log: Path, said: list[tuple[bytes, int, bytes]]) -> str:
             last = sum(1 for c, *_ in said if c == client)
             batch = make_batch(client, last + 1, b"next")
             (verdict,) = writer.commit([Appending(batch, format_lines(batch))])
-            if verdict != STORED:
+            if not_stored(verdict, writer):
                 end = "refused to a client"
         writer.close()
     except StoreFailed:
@@ -213,10 +213,19 @@ def live_on(log: Path, said: list[tuple[bytes, int, bytes]]) -> str:
         writer._abandon()
     after = log.read_bytes()
     assert after.startswith(before)
-    if set(content(after[len(before) :])) & set(said):
-        assert found_by_verify(after), "logged twice, and nobody finds it"
-        return "logged twice"
+    assert not set(content(after[len(before) :])) & set(said), "logged twice"
+    assert not found_by_verify(after)
     return end
+
+
+def not_stored(verdict: Verdict | int | None, writer: LogWriter) -> bool:
+    """Whether a client is refused what it may send; then the ledger's damage is the reason."""
+    assert isinstance(verdict, Verdict)
+    for refusal in verdict.refusals:
+        assert refusal.code is NackCode.NOT_STORED, refusal
+        assert "ledger" in refusal.reason
+        assert writer.ledger_damage is not None
+    return bool(verdict.refusals)
 
 
 def test_real_program(make, rounds) -> None:
