@@ -16,13 +16,14 @@ __all__ = ["command"]
 
 # What is run, and about how many seconds it takes where a sync takes 0.2 ms and nothing else runs.
 _STEPS: tuple[tuple[tuple[str, ...], float], ...] = (
-    (("compare",), 570),
+    (("compare",), 630),
     (("generator",), 40),
     (("latency",), 90),
     (("growth", "connections"), 150),
     (("growth", "sizes"), 50),
     (("growth", "log"), 45),
     (("growth", "clients"), 100),
+    (("growth", "workers"), 60),
 )
 
 # The same for a moment: fewer values, and nothing is kept.
@@ -31,6 +32,7 @@ _QUICK_VALUES = {
     "sizes": "0,256,65536",
     "log": "0,1",
     "clients": "1,10000",
+    "workers": "0,2",
 }
 _QUICK_SECONDS = 15.0
 

@@ -25,6 +25,7 @@ __all__ = ["draw_compare", "draw_growth", "draw_latency"]
 # msglog stands out; systems of their own have a colour each; ways to build it are grey.
 _COLOURS = {
     "msglog": "#1f5fa8",
+    "msglog-workers": "#7fb0e6",
     "redis": "#b5482a",
     "jetstream": "#6b4f9e",
     "jetstream-lazy": "#c3b5e0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,8 @@ CONNECTIONS = (1, 10, 100, 1000, 5000, 10_000, 20_000)
 SIZES = (0, 16, 64, 256, 1024, 4096, 16_384, 65_536)
 LOG_GIB = (0, 1, 5, 10, 20)
 CLIENTS = (1, 1000, 10_000, 100_000, 1_000_000, 5_000_000)
+# 0: one process does all.  More workers than cores gain nothing, which the last one shows.
+WORKERS = tuple(range((os.cpu_count() or 1) + 2))
 
 SECONDS = 2.0
 _QUICK_SECONDS = 0.3
@@ -45,6 +48,7 @@ _WINDOWS = (1, 10)
 _SIZES_LOAD = (100, 10)
 _LOG_LOADS = ((100, 1), (100, 100))
 _CLIENTS_LOAD = (100, 10)
+_WORKERS_LOADS = ((1, 1), (100, 1), (100, 100), (1000, 1), (1000, 10))
 
 # What an own limit would otherwise be in the way of.
 _MANY_CONNECTIONS = {
@@ -200,7 +204,7 @@ def _table(growth: _Growth) -> list[str]:
     return lines
 
 
-@click.group("growth", short_help="As one thing grows: connections, sizes, log, clients.")
+@click.group("growth", short_help="As one thing grows: connections, sizes, log, clients, workers.")
 def command() -> None:
     """Measure what becomes of rate and latency as one thing grows."""
 
@@ -282,6 +286,21 @@ def _clients(values: list[int], server_options: list[str], **how: Any) -> int:
             _prepared(growth, folder, value, (_CLIENTS_LOAD,), server_options, make, connections)
 
     return _grow("clients", grow, values, **how)
+
+
+@command.command("workers")
+@_growth_options(WORKERS, "Worker processes; 0: none")
+def _workers(values: list[int], server_options: list[str], **how: Any) -> int:
+    """Worker processes that serve connections (--workers), under several loads."""
+
+    def grow(growth: _Growth, values: list[int]) -> None:
+        for value in values:
+            folder = growth.run.folder / f"workers-{value}"
+            _prepared(
+                growth, folder, value, _WORKERS_LOADS, [f"--workers={value}", *server_options]
+            )
+
+    return _grow("workers", grow, values, **how)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from msglog.cli._console import fail
 from ._latency import SAME
 from ._measure import Figures, Results
 from ._runs import read_kept, say
-from ._systems import SYSTEMS
+from ._systems import OURS, SYSTEMS
 
 __all__ = ["command", "page", "write"]
 
@@ -30,6 +30,7 @@ _GROWTHS = {
     "sizes": ("As messages grow", "bytes of each message", "symlog"),
     "log": ("As the log grows", "GiB of log", "linear"),
     "clients": ("As known clients grow", "clients that the ledger knows", "log"),
+    "workers": ("As worker processes grow", "worker processes", "linear"),
 }
 
 
@@ -136,15 +137,16 @@ def _compare(kept: Any) -> str:
         return "failed" if median is None else f"{_ms(median.p50_ms)} / {_ms(median.p99_ms)}"
 
     def ratio(load: str, name: str) -> str:
-        found = results.ratio(load, "msglog", name)
-        return "" if found is None else f"{found:.2f}"
+        found = [results.ratio(load, own, name) for own in ours]
+        return " / ".join("" if r is None else f"{r:.2f}" for r in found)
 
     def rows(cell: Any, systems: Sequence[str]) -> list[list[str]]:
         return [
             [_load_name(load), *(cell(load, name) for name in systems)] for load in results.rounds
         ]
 
-    others = [name for name in names if name != "msglog"]
+    ours = [name for name in names if name in OURS]
+    others = [name for name in names if name not in OURS]
     about = [
         f"- **{SYSTEMS[name].title}**: {SYSTEMS[name].what} ({kept['versions'].get(name, '')})"
         for name in names
@@ -160,10 +162,11 @@ def _compare(kept: Any) -> str:
         "Latency in milliseconds, p50 / p99: medians of all rounds.",
         _table(head, rows(latency, names)),
     ]
-    if "msglog" in names and others:
+    if ours and others:
         parts += [
-            "How many times the rate of each other system msglog's is (the median of the ratios "
-            "within a round; below 1, the other is faster):",
+            "How many times the rate of each other system that of "
+            f"{' / '.join(SYSTEMS[n].title for n in ours)} is (the median of the ratios within a "
+            "round; below 1, the other is faster):",
             _table(["", *(SYSTEMS[n].title for n in others)], rows(ratio, others)),
         ]
     return "\n\n".join([*parts, _about(kept)])

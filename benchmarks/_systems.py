@@ -21,7 +21,7 @@ from msglog._load.loop import Make
 
 from . import _rivals
 
-__all__ = ["MSGLOG", "SYSTEMS", "NotStarted", "Running", "System"]
+__all__ = ["MSGLOG", "OURS", "SYSTEMS", "NotStarted", "Running", "System"]
 
 # For a server to listen: twistd needs half a second on an idle machine, and 20 GiB of log nothing.
 _START_SECONDS = 60.0
@@ -30,6 +30,9 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
 _POLL_SECONDS = 0.005
+
+# As many processes as there are cores, of which the writer needs a part of one.
+_WORKERS = os.cpu_count() or 1
 
 # Where Debian keeps servers, which is not on everybody's path.
 _MORE_PATH = ":/usr/sbin:/usr/local/sbin"
@@ -104,6 +107,10 @@ def _msglog(port: int, folder: Path) -> list[str]:
     ]
 
 
+def _with_workers(port: int, folder: Path) -> list[str]:
+    return [*_msglog(port, folder), "--workers", str(_WORKERS)]
+
+
 def _seed(module: str) -> Callable[[int, Path], list[str]]:
     def command(port: int, folder: Path) -> list[str]:
         log = str(folder / "messages.jsonl")
@@ -138,6 +145,14 @@ SYSTEMS = {
     system.name: system
     for system in (
         MSGLOG,
+        System(
+            "msglog-workers",
+            "msglog, workers",
+            f"the same with --workers {_WORKERS}: as many processes as cores serve connections",
+            "twistd",
+            "this project",
+            _with_workers,
+        ),
         System(
             "redis",
             "Redis Streams",
@@ -191,6 +206,10 @@ SYSTEMS = {
         ),
     )
 }
+
+
+# Of these, this project's own server, which the others are compared with.
+OURS = ("msglog", "msglog-workers")
 
 
 def _python_path() -> list[str]:

@@ -34,9 +34,16 @@ def _limit(
                 f"{attribute.name}: {value} is not between {minimum} and {maximum} {unit}"
             )
 
+    def to_number(value: Any) -> float:
+        try:
+            return type(default)(value)
+        except (ValueError, OverflowError):
+            kind = "a whole number" if isinstance(default, int) else "a number"
+            raise ValueError(f"not {kind} of {unit}") from None
+
     return field(
         default=default,
-        converter=type(default),
+        converter=to_number,
         validator=in_range,
         metadata={"unit": unit, "meaning": meaning, "reason": reason},
     )

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import InvalidStateError
@@ -162,7 +164,7 @@ class Link:
         except TLSError as e:
             self._trouble(str(e))
         except OSError as e:
-            self._trouble(f"no connection to {host}:{port}: {e}")
+            self._trouble(f"no connection to {host}:{port}: {_said(e)}")
         else:
             await self._lost.wait()
 
@@ -336,3 +338,11 @@ class Link:
         done = asyncio.Event()
         worker.do(work, lambda _: done.set())
         await done.wait()
+
+
+def _said(error: OSError) -> str:
+    """Why there is no connection, without where to, which asyncio says once more."""
+    if isinstance(error, ssl.SSLError) or error.errno is None:
+        return str(error)
+    # The numbers of a name that was not found are none of the system's.
+    return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)

@@ -13,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
+from attrs import define
 from cryptography import x509
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred
@@ -42,6 +43,12 @@ __all__ = ["RELAY", "CertificatePermits", "ServerTLS", "allowed_ids"]
 RELAY = "urn:msglog:relay"
 _UUID = "urn:uuid:"
 
+# Of a connection: 17 steps of its handshake, and 5 for each change of keys.  OpenSSL answers
+# these by itself, and what a peer does not read of that would fill the memory, for it is no answer
+# of ours.  Nobody needs so many: keys are good for 16 million records and more, and who reconnects
+# loses nothing.
+_MAX_TLS_STEPS = 5000
+
 # What extensions raise that are not there, there twice, or not as they should be.
 _UNREADABLE = (
     x509.ExtensionNotFound,
@@ -49,6 +56,19 @@ _UNREADABLE = (
     x509.UnsupportedGeneralNameType,
     ValueError,
 )
+
+
+@define(eq=False)
+class _Peer:
+    """
+    Who is at the other end of a connection.
+
+    @ivar steps: that OpenSSL has taken for TLS's own messages from it.
+    """
+
+    # TLSMemoryBIOProtocol, whose attributes have no types.  It knows the connection, too.
+    protocol: ReferenceType[Any]
+    steps: int = 0
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -80,6 +100,7 @@ class ServerTLS:
         self._key = key
         self._client_ca = client_ca
         self._context: SSL.Context | None = None
+        self._peers: WeakKeyDictionary[SSL.Connection, _Peer] = WeakKeyDictionary()
         self._read_bytes = read
         self._reading: dict[str, bytes] = {}
         self.files: dict[str, bytes] = {}
@@ -129,6 +150,7 @@ class ServerTLS:
                 f"the key {self._key} does not fit the certificate {self._certificate}: {e}"
             ) from None
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.set_info_callback(self._count_step)
         self._context, self.files = context, self._reading
         self.expires = chain[0].not_valid_after_utc
         self._say_expiry()
@@ -183,7 +205,22 @@ class ServerTLS:
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See L{IOpenSSLServerConnectionCreator}."""
         assert self._context is not None
-        return SSL.Connection(self._context, None)
+        connection = SSL.Connection(self._context, None)
+        self._peers[connection] = _Peer(ref(protocol))
+        return connection
+
+    def _count_step(self, connection: SSL.Connection, where: int, _: int) -> None:
+        """OpenSSL takes another step of a handshake, or of a change of keys."""
+        if where != SSL.SSL_CB_ACCEPT_LOOP:
+            return
+        peer = self._peers[connection]
+        peer.steps += 1
+        protocol = peer.protocol()
+        if peer.steps == _MAX_TLS_STEPS and protocol is not None:
+            # Not TLS's own end: OpenSSL is in the middle of reading.
+            protocol.transport.abortConnection()
+            ours = protocol.wrappedProtocol
+            ours.factory.note("were aborted", ours, "it changed its TLS keys again and again")
 
 
 @implementer(IStreamServerEndpoint)

@@ -359,7 +359,7 @@ class Options(GroupedOptions, EnvironmentOptions):
         try:
             return getattr(Limits(**{field.name: text}), field.name)
         except ValueError as e:
-            reason = str(e).partition(": ")[2]
+            reason = str(e).rpartition(f"{field.name}: ")[2]
             raise usage.UsageError(f"--{_option(field.name)} {text}: {reason}") from None
 
 

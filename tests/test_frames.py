@@ -284,6 +284,19 @@ class DecoderTest(SynchronousTestCase):
         (run,) = decoder.feed(encode_message(A, 9, b"x"))
         self.assertEqual(run.bodies, [b"x"])
 
+    def test_too_long_in_one_read(self) -> None:
+        """A frame that is too long and all there leaves nothing to wait for."""
+        decoder = FrameDecoder(MAX)
+        (fault,) = decoder.feed(encode_message(A, 9, bytes(MAX + 1)))
+        self.assertEqual(fault.code, NackCode.TOO_LONG)
+        self.assertFalse(decoder.partial)
+
+    def test_the_last_of_all_among_others(self) -> None:
+        """The highest sequence, with the longest body, is taken behind another in one read too."""
+        frames = [encode_message(A, MAX_SEQUENCE - 1 + n, bytes(MAX)) for n in range(2)]
+        (run,) = decode(b"".join(frames))
+        self.assertEqual((run.first, run.bodies), (MAX_SEQUENCE - 1, [bytes(MAX)] * 2))
+
     def test_partial(self) -> None:
         """A decoder knows whether it is in the middle of a frame."""
         data = encode_message(A, 1, b"body")

@@ -136,6 +136,14 @@ class LedgerTest(SynchronousTestCase):
         self.assertEqual(self.ledger.memory, count)
         self.assertEqual(count, CLIENT_BYTES + 4 * len(state.checksums))
 
+    def test_who_comes_back_costs_what_it_should(self) -> None:
+        """A client that the checkpoint has brings its checksums, and they count."""
+        self.log(A, 1, *[b"x"] * WINDOW)
+        self.save()
+        self.ledger = Ledger(self.saved.get, WINDOW, 1 << 20)
+        self.log(A, WINDOW + 1, b"y")
+        self.assertEqual(self.ledger.memory, CLIENT_BYTES + 4 * (WINDOW + 1))
+
     def replay(self, sequence: int, body: bytes = b"x", joining: bool = False) -> None:
         checksum = make_batch(A, sequence, body).checksums[0]
         self.ledger.replay(Record(0, A, sequence, checksum, body), joining=joining)

@@ -127,6 +127,8 @@ class LinesTest(SynchronousTestCase):
             {"client": "no"},
             {"client": None},
             {"client": good["client"].upper()},
+            {"client": good["client"] + "00"},
+            {"client": good["client"][:-2]},
             {"crc": "0"},
             {"crc": 7},
             {"time": 7},
@@ -205,6 +207,24 @@ class LinesTest(SynchronousTestCase):
             parse_line(raw)
         words = "a control character stands in it that is not escaped"
         self.assertEqual(str(caught.exception), words)
+
+    def test_keys_stand_once(self) -> None:
+        """A line with a key twice is no record: readers differ in which value they take."""
+        for body in (b"hello", b'"" \\"', b"\xff"):
+            line = format_line(record_of(body)).decode()
+            fields = json.loads(line)
+            content = list(fields)[-1]
+            for key in fields:
+                # Before the others and after them; the same value, and another one.
+                for value in (fields[key], 7, "x"):
+                    extra = f"{json.dumps(key)}:{json.dumps(value)}"
+                    first = "{" + f"{extra},{line[1:]}"
+                    last = line[:-2] + f",{extra}" + "}\n"
+                    for twice in (first, last, first.replace('\\"', "\\u0022")):
+                        self.assertRaises(RecordError, parse_line, twice.encode())
+            # What another program may have written: quotes escaped in the other way.
+            other = line.replace('\\"', "\\u0022").replace('","', '", "').encode()
+            self.assertEqual(parse_line(other).body, body, content)
 
     def test_base64_is_strict(self) -> None:
         """Bytes that a lenient decoder passes over are no record: there is one way to write it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from array import array
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -13,6 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import FileStore, Limits, NackCode, StoreFailed, parse_line
 from msglog._batch import STORED
+from msglog._bundle import Bundle
+from msglog._records import format_lines
 from msglog._rotation_rule import RotationRule
 from msglog._writer import LogWriter
 from msglog.testing import FaultyDisk, MemoryStore, StepWorker, StoreContract, appended, make_batch
@@ -645,6 +648,23 @@ class GatheringTest(FileCase):
         self.assertEqual(self.successResultOf(verdict), STORED)
         self.assertEqual(self.successResultOf(other), STORED)
         self.assertEqual(self.successResultOf(last), 1)
+
+    def test_a_bundle_waits_too(self) -> None:
+        """What a worker process handed over between the two is in the same commit."""
+        store = self.make_store()
+        batch = make_batch(A, 1, b"x")
+        bundle = Bundle(
+            [A], array("Q", [1]), array("I", [1]), array("I", batch.checksums), format_lines(batch)
+        )
+        judged: list[object] = []
+        store.gather()
+        store.append_bundle(bundle, judged.append)
+        self.clock.advance(0)
+        self.assertEqual(self.worker._work, [])
+        store.commit()
+        self.worker.step()
+        self.assertEqual(judged, [[]])
+        self.assertEqual(self.stored(store), [(A, 1, b"x")])
 
     def test_nothing_gathered(self) -> None:
         """A round that brought nothing is no commit."""

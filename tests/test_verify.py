@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -203,6 +203,7 @@ class Stats(Case):
     def test_empty(self) -> None:
         self.assertIn("records  0", self.run_it("stats", self.write("log", b"")).stdout)
 
+    @settings(deadline=None)
     @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=50))
     def test_spans_are_bounded(self, seconds: list[int]) -> None:
         """Years of seconds become few spans; no record is lost."""
@@ -217,6 +218,7 @@ class Stats(Case):
         for second in seconds:
             self.assertIn(second // statistics.span_seconds, statistics.spans)
 
+    @settings(deadline=None)
     @given(
         st.dictionaries(
             st.integers(0, 10**9) | st.integers(-62_135_596_800, 253_402_300_799),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -71,13 +72,15 @@ def main() -> None:
         sys.stdout.flush()
     except OSError as e:  # what a subcommand expects it says itself
         what = f"go on with {e.filename}" if e.filename else "write the output"
-        click.echo(f"Error: cannot {what}: {e.strerror or e}", err=True)
+        with suppress(OSError):  # it may have been stderr itself
+            click.echo(f"Error: cannot {what}: {e.strerror or e}", err=True)
         # What is still to be written would fail once more at the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except click.exceptions.Abort:  # Ctrl-C where a subcommand has nothing to say about it
         status = 130
     except click.ClickException as e:
-        e.show()
+        with suppress(OSError):
+            e.show()
         status = e.exit_code
     sys.exit(status)

@@ -17,9 +17,10 @@ from .._enquiry import Answer, Enquirer, EnquiryFailed
 from .._load.loop import UNCOUNTED, Plan
 from .._load.processes import Run
 from .._servers import Address, address_text, parse_servers
-from ._bench_progress import Bar, CtrlC
+from ._bench_progress import Bar
 from ._bench_report import Report, draw
 from ._console import fail, servers_option, terminal, tls_options
+from ._ctrl_c import CtrlC
 from ._number import Number
 
 __all__ = ["command"]
@@ -218,7 +219,7 @@ def command(
     processes = min(processes, connections)
     started = datetime.now(UTC)
     run = Run(plan, processes)
-    with CtrlC(run) as ctrl_c, Bar(plan) as bar:
+    with CtrlC(run.stop) as ctrl_c, Bar(plan) as bar:
         measured = run.measure(bar.show)
     report = Report(server, plan, processes, answer.terms, started, measured)
     if as_json:

@@ -1,48 +1,20 @@
-"""A run while it lasts: the bar in the terminal, and Ctrl-C."""
+"""A run while it lasts: the bar in the terminal."""
 
 from __future__ import annotations
 
-import signal
 import time
-from types import FrameType
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .._load.loop import UNCOUNTED, Plan
-from .._load.processes import Run
 from ._console import terminal
 
-__all__ = ["Bar", "CtrlC"]
+__all__ = ["Bar"]
 
 # Characters of the bar itself, and what stands beside it: the phase, the time, the rate, and the
 # ^C that a terminal echoes, which would otherwise fold the line and leave a piece of it behind.
 _NARROWEST, _WIDEST = 10, 100
 _OTHER_COLUMNS = 44
-
-
-class CtrlC:
-    """
-    While entered, the first Ctrl-C asks the run to end, and the second one ends it.
-
-    @ivar seen: whether there was one.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self.seen = False
-
-    def __enter__(self) -> CtrlC:
-        self._before = signal.signal(signal.SIGINT, self._take)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.seen:
-            raise KeyboardInterrupt
-        self.seen = True
-        self._run.stop()
 
 
 class Bar:

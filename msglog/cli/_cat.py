@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -63,21 +62,12 @@ Exit status:
 def command(
     files: tuple[Path | NatsAccess, ...],
     rotated: bool,
-    clients: tuple[bytes, ...],
-    since: int | None,
-    until: int | None,
-    text: str,
-    as_json: bool,
-    raw: bool,
-    null: bool,
-    full_ids: bool,
-    colours: bool | None,
+    selection: Selection,
+    display: Display,
     stream: str,
     api: str,
     **access_files: Path | None,
 ) -> int:
-    selection = Selection(clients, since, until, os.fsencode(text))
-    display = Display(as_json, raw, null, full_ids, colours)
     remarks = display.remarks
     logs_named = [file for file in files if isinstance(file, Path)]
     streams = [file for file in files if isinstance(file, NatsAccess)]
@@ -95,6 +85,7 @@ def command(
                 remarks.unreadable(str(e))
     display.flush()
     remarks.summary()
+    since, until = selection.since, selection.until
     if not display.count and (since is not None or until is not None):
         since_text = f" from {moment_text(since)} on" if since is not None else ""
         until_text = f" before {moment_text(until)}" if until is not None else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -19,6 +20,7 @@ __all__ = [
     "DEFAULT_SERVER",
     "fail",
     "printable",
+    "remark",
     "server_option",
     "servers_option",
     "terminal",
@@ -32,14 +34,14 @@ _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 def terminal(stream: IO[str] | None = None) -> Console:
     """
-    A console that writes text as it is: no markup, no emoji, no colours of its own choice.
+    A console for text as it is; see L{Terminal<msglog.cli._terminal.Terminal>}.
 
     @param stream: stderr if not given, where progress and remarks go, so that stdout has results.
     """
     # Not above: 20 ms that a ping need not wait for.
-    from rich.console import Console
+    from ._terminal import Terminal
 
-    return Console(file=stream or sys.stderr, markup=False, emoji=False, highlight=False)
+    return Terminal(stream or sys.stderr)
 
 
 class _Failure(click.ClickException):
@@ -50,6 +52,12 @@ class _Failure(click.ClickException):
 def fail(reason: str) -> NoReturn:
     """End with status 1 and one line on stderr that says what is wrong and what to do."""
     raise _Failure(reason)
+
+
+def remark(text: str) -> None:
+    """Say something on stderr; that it cannot be written changes nothing about what is done."""
+    with suppress(OSError):
+        click.echo(f"msglog: {printable(text)}", err=True)
 
 
 def servers_option(help_text: str) -> Callable[[_Decorated], _Decorated]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -56,8 +56,8 @@ class Display:
             self._format = self._body
         self.remarks = Remarks(self.flush)
         # A commit's records follow each other, and clients come again: 4 µs saved of 10.
-        self._time_shown = lru_cache(maxsize=1)(self._show_time)
-        self._client_shown = lru_cache(maxsize=1024)(self._show_client)
+        self._time_shown = functools.lru_cache(maxsize=1)(self._show_time)
+        self._client_shown = functools.lru_cache(maxsize=1024)(self._show_client)
 
     def write(self, line: bytes, record: Record) -> None:
         """Show a record."""
@@ -120,8 +120,21 @@ def _colours(ctx: click.Context, param: click.Parameter, value: str) -> bool | N
     return {"auto": None, "always": True, "never": False}[value]
 
 
-def display_options(command: _Decorated) -> _Decorated:
-    """The options; the command gets the arguments of L{Display}."""
+def display_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options; the command gets them as C{display}, a L{Display}."""
+
+    @functools.wraps(command)
+    def with_display(
+        *args: Any,
+        as_json: bool,
+        raw: bool,
+        null: bool,
+        full_ids: bool,
+        colours: bool | None,
+        **others: Any,
+    ) -> Any:
+        return command(*args, display=Display(as_json, raw, null, full_ids, colours), **others)
+
     for option in reversed(
         [
             click.option("--json", "as_json", is_flag=True, help="The log's own lines."),
@@ -151,5 +164,5 @@ def display_options(command: _Decorated) -> _Decorated:
             ),
         ]
     ):
-        command = option(command)
-    return command
+        with_display = option(with_display)
+    return with_display

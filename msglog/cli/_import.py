@@ -17,16 +17,15 @@ from .._errors import MsglogError, ScanFailed
 from .._jetstream import EngineError
 from .._logfile import STDIN, LogFile
 from .._nats_access import INBOX_PREFIX, NatsAccess
-from .._parallel_scan import usable_processors
 from .._scan import Fault
 from .._shards import StreamShard
 from .._stream_settings import find_weaknesses
 from .._verification import Verification
-from ._console import fail, printable
+from ._console import fail, printable, remark
 from ._logs import opened, rotated_option, see_to_order, sizes_on_disk, with_predecessors
 from ._nats_options import complete_access, nats_access, see_to_nats
 from ._number import Number
-from ._progress import REFRESH_SECONDS, scanned_with_progress
+from ._progress import REFRESH_SECONDS, jobs_option, scanned_with_progress
 from ._send_progress import Bar
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ itself says what is there, and that is compared with the log.
 
 LOGs are given oldest first, plain or compressed (gzip, xz, bzip2), or found by --rotated. They are
 checked first, as by 'msglog verify'. A log that a server has open is refused; what was rotated away
-from it can be brought in while that runs.
+from it can be brought in while that runs. A log with shards (--store-shards) takes none yet.
 
 \b
 Examples:
@@ -86,15 +85,7 @@ Exit status:
     help="Bring together what each client has in 8 MiB of the log: far faster where clients take "
     "turns line by line. Each client's order is kept, that of different clients is not.",
 )
-@click.option(
-    "-j",
-    "--jobs",
-    metavar="N",
-    type=click.IntRange(1, 256),
-    default=usable_processors,
-    show_default="processors",
-    help="How many processes check the logs.",
-)
+@jobs_option("How many processes check the logs.")
 @click.option(
     "-t",
     "--timeout",
@@ -118,10 +109,13 @@ def command(
     see_to_nats()
     access = complete_access(url, **access_files)
     if StreamShard.of_name(stream).count > 1:
-        raise click.UsageError(f"{stream}: nothing can be brought into a log with shards yet")
+        raise click.UsageError(
+            f"{stream} is one of a log's shards, and nothing can be brought into those yet: make a "
+            f"stream without (msglog stream create), and start its servers without --store-shards"
+        )
     if STDIN in files:
         raise click.UsageError("logs are read twice, so the standard input will not do: name files")
-    paths = with_predecessors(files, rotated, _remark)
+    paths = with_predecessors(files, rotated, remark)
     # Twice, since what is compressed can only be read once, in order.
     with opened(paths) as logs, opened(paths) as again:
         _hold(logs, again)
@@ -137,16 +131,12 @@ def command(
         except (EngineError, MsglogError, KeyboardInterrupt) as e:
             if importing is not None and importing.stored:
                 stored = counted(importing.stored, "message was", "messages were")
-                _remark(f"{stored} put into {stream}; run again to go on")
+                remark(f"{stored} put into {stream}; run again to go on")
             if isinstance(e, KeyboardInterrupt):
                 return 130
             fail(f"{access}: {e}" if isinstance(e, EngineError) else str(e))
     click.echo(printable(run.summary(importing)))
     return 0
-
-
-def _remark(text: str) -> None:
-    click.echo(f"msglog: {printable(text)}", err=True)
 
 
 def _hold(logs: Sequence[LogFile], again: Sequence[LogFile]) -> None:

@@ -102,7 +102,9 @@ def see_to_nats() -> None:
 
 def no_stream(access: NatsAccess, stream: str) -> str:
     """That a stream to be read is not there."""
-    return f"there is no stream {stream} at {access} (--stream names another)"
+    return (
+        f"there is no stream {stream} at {access} (--stream names another; of shards, each alone)"
+    )
 
 
 def complete_access(

@@ -142,13 +142,15 @@ def _measured(trial: DiskTrial, seconds: float) -> Iterator[Syncs]:
     # Not above: 20 ms that a look at the help need not wait for.
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = terminal()
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TimeRemainingColumn(),
-        console=terminal(),
+        console=console,
         transient=True,
         auto_refresh=False,  # a thread would be in the way of what is measured
+        disable=not console.is_terminal,
     )
     began = time.monotonic()
     refreshed = began

@@ -1,21 +1,38 @@
-"""A bar on stderr that says how far the scan of logs is; none where nobody looks."""
+"""A scan of logs: how many processes do it, and a bar on stderr, if anybody looks there."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from typing import Any, TypeVar
 
+import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._logfile import LogFile
-from .._parallel_scan import Scanned, scan_files
+from .._parallel_scan import Scanned, scan_files, usable_processors
 from ._console import printable, terminal
 
 # From one look of the bar to the next, seconds: it moves, and drawing takes 1 % of the time.
 REFRESH_SECONDS = 0.1
 
-__all__ = ["scanned_with_progress"]
+__all__ = ["jobs_option", "scanned_with_progress"]
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+def jobs_option(help_text: str) -> Callable[[_Decorated], _Decorated]:
+    """The option C{jobs}; C{help_text} says what the processes do."""
+    return click.option(
+        "-j",
+        "--jobs",
+        metavar="N",
+        type=click.IntRange(1, 256),
+        default=usable_processors,
+        show_default="processors",
+        help=help_text,
+    )
 
 
 def scanned_with_progress(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -130,8 +132,22 @@ def _part_of_client(ctx: click.Context, param: click.Parameter, values: tuple[st
     return tuple(parts)
 
 
-def selection_options(command: _Decorated) -> _Decorated:
-    """The options; the command gets C{clients}, C{since}, C{until} and C{text}."""
+def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options; the command gets them as C{selection}, a L{Selection}."""
+
+    @functools.wraps(command)
+    def with_selection(
+        *args: Any,
+        clients: tuple[bytes, ...],
+        since: int | None,
+        until: int | None,
+        text: str,
+        **others: Any,
+    ) -> Any:
+        return command(
+            *args, selection=Selection(clients, since, until, os.fsencode(text)), **others
+        )
+
     for option in reversed(
         [
             click.option(
@@ -163,5 +179,5 @@ def selection_options(command: _Decorated) -> _Decorated:
             ),
         ]
     ):
-        command = option(command)
-    return command
+        with_selection = option(with_selection)
+    return with_selection

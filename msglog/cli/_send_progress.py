@@ -1,18 +1,15 @@
-"""How far C{msglog send} is: a bar on stderr if that is a terminal, remarks, and Ctrl-C."""
+"""How far C{msglog send} is: a bar on stderr if that is a terminal, and remarks."""
 
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from types import FrameType
 
-import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ._console import printable, terminal
+from ._console import printable, remark, terminal
 
-__all__ = ["Bar", "CtrlC", "Remarks"]
+__all__ = ["Bar", "Remarks"]
 
 # Characters of the bar itself, and of what stands beside it: the name, the count, the rate, the
 # time that is left, and the ^C that a terminal echoes.
@@ -22,29 +19,6 @@ _NAME = 16
 
 # Seconds over which the rate is taken: it can be read, and is of now.
 _RATE_SECONDS = 1.0
-
-
-class CtrlC:
-    """
-    While entered, the first Ctrl-C is only noticed, and the second one ends the command.
-
-    @ivar seen: whether there was one.
-    """
-
-    def __init__(self) -> None:
-        self.seen = False
-
-    def __enter__(self) -> CtrlC:
-        self._before = signal.signal(signal.SIGINT, self._take)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.seen:
-            raise KeyboardInterrupt
-        self.seen = True
 
 
 class Bar:
@@ -108,7 +82,7 @@ class Bar:
             if self._shown:
                 self._progress.console.print(f"msglog: {printable(line)}", soft_wrap=True)
             else:
-                click.echo(f"msglog: {printable(line)}", err=True)
+                remark(line)
 
 
 class Remarks(logging.Handler):

@@ -15,9 +15,10 @@ from .._errors import MsglogError, NotLogged, SessionFailed, SpoolError
 from .._frames import ABSURD_BODY_BYTES
 from .._spool import Marks, Spool, Step
 from ._console import fail
+from ._ctrl_c import CtrlC
 from ._delivery import Delivery
 from ._lines import Input, Line, TextInput
-from ._send_progress import Bar, CtrlC
+from ._send_progress import Bar
 
 __all__ = ["STOP_SECONDS", "Sending", "total_size"]
 
@@ -27,6 +28,10 @@ STOP_SECONDS = 2.0
 
 class _Stopped(Exception):
     """A person wants it to end."""
+
+
+class _Unwritten(OSError):
+    """A receipt cannot be given to who wants it."""
 
 
 class _Refused(Exception):
@@ -92,8 +97,8 @@ class Sending:
                 return 130
             except MsglogError as e:
                 fail(f"{e}; {self._so_far()}")
-            except BrokenPipeError:
-                fail(f"nobody reads the receipts any more; {self._so_far()}")
+            except _Unwritten as e:
+                fail(f"{e}; {self._so_far()}")
             except OSError as e:
                 fail(f"{self._name}: {e.strerror}; {self._so_far()}")
             finally:
@@ -171,7 +176,12 @@ class Sending:
     def _take_receipt(self, receipt: Receipt) -> None:
         self._receipt = receipt
         if self._as_json:
-            click.echo(orjson.dumps(_as_json(receipt)))
+            try:
+                click.echo(orjson.dumps(_as_json(receipt)))
+            except BrokenPipeError:
+                raise _Unwritten("nobody reads the receipts any more") from None
+            except OSError as e:
+                raise _Unwritten(f"cannot write the receipts: {e.strerror}") from None
 
     def _take_refusal(self, place: str, error: NotLogged) -> None:
         if self._skip_too_long or self._why_refused:

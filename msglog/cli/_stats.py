@@ -11,13 +11,12 @@ import orjson
 
 from .._counted import counted
 from .._errors import ScanFailed
-from .._parallel_scan import usable_processors
 from .._records import client_text, format_time
 from .._scan import FaultKind
 from .._verification import Statistics
-from ._console import fail, printable
+from ._console import fail, remark
 from ._logs import logs_argument, opened, rotated_option, sizes_on_disk, with_predecessors
-from ._progress import scanned_with_progress
+from ._progress import jobs_option, scanned_with_progress
 from ._rate_chart import rate_chart
 
 __all__ = ["command"]
@@ -60,20 +59,9 @@ Exit status:
     show_default=True,
     help="How many of the busiest clients to list.",
 )
-@click.option(
-    "-j",
-    "--jobs",
-    metavar="N",
-    type=click.IntRange(1, 256),
-    default=usable_processors,
-    show_default="processors",
-    help="How many processes count.",
-)
+@jobs_option("How many processes count.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(files: tuple[Path, ...], rotated: bool, top: int, jobs: int, as_json: bool) -> int:
-    def remark(text: str) -> None:
-        click.echo(f"msglog: {printable(text)}", err=True)
-
     statistics = Statistics()
     with opened(with_predecessors(files, rotated, remark)) as logs:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -87,27 +86,18 @@ def command(
     file: Path | NatsAccess,
     count: int | None,
     follow: bool,
-    clients: tuple[bytes, ...],
-    since: int | None,
-    until: int | None,
-    text: str,
-    as_json: bool,
-    raw: bool,
-    null: bool,
-    full_ids: bool,
-    colours: bool | None,
+    selection: Selection,
+    display: Display,
     stream: str,
     api: str,
     **access_files: Path | None,
 ) -> int:
     if file == STDIN:
         fail("the standard input has no end to begin at; use: msglog cat - | tail")
-    if follow and until is not None:
+    if follow and selection.until is not None:
         raise click.UsageError("--until and --follow exclude each other")
-    selection = Selection(clients, since, until, os.fsencode(text))
-    if count is None and since is None:
+    if count is None and selection.since is None:
         count = DEFAULT_COUNT
-    display = Display(as_json, raw, null, full_ids, colours)
     if isinstance(file, NatsAccess):
         access = evolve(complete_access(file, **access_files), api=api)
         return show_stream(access, stream, count, selection, display, follow=follow)

@@ -13,11 +13,10 @@ import orjson
 from .._counted import counted
 from .._errors import ScanFailed
 from .._logfile import LogFile
-from .._parallel_scan import usable_processors
 from .._records import format_time
 from .._scan import Fault, FaultKind
 from .._verification import Verification
-from ._console import fail, printable
+from ._console import fail, printable, remark
 from ._logs import (
     logs_argument,
     opened,
@@ -26,7 +25,7 @@ from ._logs import (
     sizes_on_disk,
     with_predecessors,
 )
-from ._progress import scanned_with_progress
+from ._progress import jobs_option, scanned_with_progress
 
 __all__ = ["command"]
 
@@ -86,15 +85,7 @@ Exit status:
     show_default=True,
     help="How many faults to list; all are counted.",
 )
-@click.option(
-    "-j",
-    "--jobs",
-    metavar="N",
-    type=click.IntRange(1, 256),
-    default=usable_processors,
-    show_default="processors",
-    help="How many processes check.",
-)
+@jobs_option("How many processes check.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end.")
 def command(
     files: tuple[Path, ...],
@@ -104,9 +95,6 @@ def command(
     jobs: int,
     as_json: bool,
 ) -> int:
-    def remark(text: str) -> None:
-        click.echo(f"msglog: {printable(text)}", err=True)
-
     paths = with_predecessors(files, rotated, remark)
     with opened(paths) as logs:
         see_to_order(logs)
@@ -163,7 +151,7 @@ class _Report:
         for line in self._summary(verification, seconds):
             click.echo(printable(line))
         for line in self._advice(verification, rotated):
-            click.echo(f"msglog: {printable(line)}", err=True)
+            remark(line)
 
     def _summary(self, verification: Verification, seconds: float) -> list[str]:
         v = verification

@@ -114,7 +114,7 @@ def _read_probe(folder: Path, said: str, row: Row) -> None:
 
 def _read_states(folder: Path, said: str, row: Row) -> None:
     found = _numbers(folder)
-    row.tried = f"{found['states'] + found['damaged']:,} states of a disk"
+    row.tried = f"{found['states'] + found['damaged']:,} states"
     if found["broken"]:
         row.result, row.why = "broken", "; ".join(found["broken"])
 
@@ -135,16 +135,20 @@ def _read_tests(folder: Path, said: str, row: Row) -> None:
     cases = list(suite.iter("testcase"))
     skipped = [case for case in cases if case.find("skipped") is not None]
     bad = [
-        f"{case.get('classname')}.{case.get('name')}"
+        (f"{case.get('classname')}.{case.get('name')}", fault.get("message") or "")
         for case in cases
-        if case.find("failure") is not None or case.find("error") is not None
+        for fault in (*case.findall("failure"), *case.findall("error"))
     ]
     row.tried = f"{len(cases) - len(skipped)} tests"
     if skipped:
         reasons = {(case.find("skipped").get("message") or "") for case in skipped}  # type: ignore[union-attr]
         row.why = f"{len(skipped)} not run: {'; '.join(sorted(reasons))}"
     if bad:
-        row.result, row.why = "broken", ", ".join(bad)
+        (name, message), *others = bad
+        row.result = "broken"
+        row.why = f"{name}: {message.partition(chr(10))[0][:200]}"
+        if others:
+            row.why += f"; and {len(others)} more"
 
 
 def _read_fuzz(folder: Path, said: str, row: Row) -> None:
@@ -292,6 +296,25 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
+def show(rows: list[Row], console: Console) -> None:
+    """
+    The report as a table, for any terminal: what needs room stands below it.
+
+    In a narrow one names are wrapped, and no figure is cut.
+    """
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for head in _HEAD[:3]:
+        table.add_column(head, overflow="fold")
+    for head in ("acked", "lost", "twice", "gaps", "seconds"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row)[:-1])
+    console.print(table)
+    for row in rows:
+        if row.why:
+            console.print(f"{row.part}: {row.why}", soft_wrap=True)
+
+
 def _about(machine: dict[str, object], date: str, command: str) -> str:
     return (
         f"{date}, `{command}`: msglog {__version__}; {machine['processor']}, {machine['cores']} "
@@ -357,10 +380,7 @@ def main(quick: bool, hours: float | None, folder: Path, as_json: bool, page: bo
         told = {"date": date, "msglog": __version__, "machine": machine, "folder": str(folder)}
         click.echo(json.dumps({**told, "parts": [asdict(row) for row in rows]}, indent=1))
     else:
-        table = Table(*_HEAD)
-        for row in rows:
-            table.add_row(*_cells(row))
-        Console(markup=False, highlight=False).print(table)
+        show(rows, Console(markup=False, highlight=False))
         click.echo(about)
     if page and not stopped:
         PAGE.write_text(put_into(PAGE.read_text(), section(rows, about)))

@@ -138,6 +138,19 @@ class TestBench:
         assert "p99.9" in done.stdout
         assert "<svg" in Path("chart.svg").read_text()
 
+    def test_nobody_reads(self, server: Server) -> None:
+        """A reader that has read enough is no error, and neither is one that never did."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [BIN / "msglog", "bench", "--messages", "10", "-s", f"127.0.0.1:{server.port}"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (0, b"")
+
     def test_ctrl_c(self, server: Server) -> None:
         """It prints what was measured so far, and the status says that it was not to the end."""
         process = subprocess.Popen(

@@ -150,6 +150,7 @@ class TestCommands:
             ("sizes", [0, 5000], ["--systems=msglog"]),
             ("log", [0, 2], []),
             ("clients", [1, 500], []),
+            ("workers", [0, 1], []),
         ],
     )
     def test_growth(self, what: str, values: list[int], options: list[str]) -> None:

@@ -235,6 +235,15 @@ def test_shards(make_cluster, make_front_end, tmp_path) -> None:
         ["MSGLOG-1of2", "num_replicas"],
         ["MSGLOG-2of2", "num_replicas"],
     ]
+    into = [cluster.url, "--stream", "MSGLOG-1of2"]
+    refused = subprocess.run(
+        [str(BIN / "msglog"), "import", "some.jsonl", *into],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert refused.returncode == 2
+    assert "MSGLOG-1of2 is one of a log's shards" in refused.stderr
     clients = [uuid.uuid4() for _ in range(12)]
     for _ in range(2):  # the second one has it all from the streams
         front_end = make_front_end(cluster.url, "--store-shards", "2")

@@ -23,7 +23,7 @@ def test_this_disk(tmp_path):
     """Everything is tried, and nothing is left."""
     done = run(tmp_path, "--json")
     found = json.loads(done.stdout)
-    assert done.returncode == (0 if found["fit"] else 1)
+    assert (done.returncode, done.stderr) == (0 if found["fit"] else 1, "")
     assert found["lock_excludes"] is True
     assert found["rename_and_folder_sync"] is True
     assert all(syncs["count"] >= 3 for syncs in found["syncs"])

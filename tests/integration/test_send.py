@@ -139,6 +139,20 @@ class TestSend:
         assert json.loads(done.stdout)["seq"] == 1
         assert b"nobody reads the receipts any more" in done.stderr
 
+    def test_output_that_cannot_be_written(self, server: Server) -> None:
+        """Receipts are a result, and what cannot be written of them is said; a remark is none."""
+        for options, where, status, said in (
+            ("--json", ">/dev/full", 1, "cannot write the receipts: No space left on device; 1 me"),
+            ("", ">/dev/full", 0, "1 message was acknowledged"),
+            ("", "2>/dev/full", 0, ""),
+        ):
+            line = f"{' '.join(command(server, '-m', 'x', options))} {where}"
+            done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60)
+            assert done.returncode == status, line
+            assert said in done.stderr
+            assert len(done.stderr.splitlines()) == bool(said)
+        assert logged(server) == [b"x"] * 3
+
 
 class TestSpool:
     def test_killed(self, server: Server, lines: list[bytes]) -> None:
@@ -232,7 +246,8 @@ class TestErrors:
         begun = time.monotonic()
         done = send(server, "--timeout", "0.5", "-m", "x", status=1)
         assert time.monotonic() - begun < 10
-        assert b"Connect call failed" in done.stderr
+        assert b"Connection refused; given up" in done.stderr
+        assert b"Errno" not in done.stderr
         assert done.stderr.splitlines()[-1].endswith(b"0 messages were acknowledged")
 
     def test_name(self) -> None:

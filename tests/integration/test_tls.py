@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import os
 import socket
 import ssl
 import subprocess
@@ -399,3 +401,49 @@ def test_tricks_with_certificates(make, certs: Path, tmp_path: Path) -> None:
         assert said[name] not in ("0x06", "0x15"), (name, said)
     tls_server.server.stop()
     assert wire.read_logs(tls_server.server.log) == {ALICE.bytes: [b"x"]}
+
+
+def openssl_itself(certs: Path, sock: socket.socket):
+    """A TLS connection by OpenSSL's own functions, which can do what no client does."""
+    try:
+        ssl = ctypes.CDLL("libssl.so.3")
+    except OSError:
+        assert not os.environ.get("CI"), "needs OpenSSL 3"
+        pytest.skip("needs OpenSSL 3 (apt install libssl3)")
+    for function in (ssl.TLS_client_method, ssl.SSL_CTX_new, ssl.SSL_new):
+        function.restype = ctypes.c_void_p
+    context = ctypes.c_void_p(ssl.SSL_CTX_new(ctypes.c_void_p(ssl.TLS_client_method())))
+    own, key = (str(certs / "ours" / name).encode() for name in ("alice.pem", "alice-key.pem"))
+    assert ssl.SSL_CTX_use_certificate_chain_file(context, own) == 1
+    assert ssl.SSL_CTX_use_PrivateKey_file(context, key, 1) == 1
+    connection = ctypes.c_void_p(ssl.SSL_new(context))
+    ssl.SSL_set_fd(connection, sock.fileno())
+    assert ssl.SSL_connect(connection) == 1
+    return ssl, connection
+
+
+def test_changes_of_keys(make, certs: Path) -> None:
+    """
+    A peer may change its TLS keys, but not without an end: each change has an answer, which fills
+    the memory if the peer does not read.  And it may not negotiate again.
+    """
+    tls_server = make()
+    message = wire.message(ALICE.bytes, 1, b"hello")
+    with socket.create_connection(("127.0.0.1", tls_server.server.port), 20) as sock:
+        sock.setblocking(True)
+        ssl, connection = openssl_itself(certs, sock)
+        assert ssl.SSL_renegotiate(connection) == 0
+
+        def change_keys() -> bool:
+            ssl.SSL_key_update(connection, 1)  # 1: and the other side is to change its own
+            return ssl.SSL_do_handshake(connection) == 1
+
+        assert all(change_keys() for _ in range(500))
+        assert ssl.SSL_write(connection, message, len(message)) == len(message)
+        answer = ctypes.create_string_buffer(100)
+        assert ssl.SSL_read(connection, answer, 100) == 33
+        assert answer.raw[8] == wire.ACK
+        wait_until(lambda: not change_keys(), "the abort")
+    wait_until(lambda: "changed its TLS keys again and again" in tls_server.server.said(), "a word")
+    send_blocking(tls_server.address, tls(certs, "relay"), uuid.uuid4())
+    tls_server.server.stop()

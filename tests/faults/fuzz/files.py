@@ -76,6 +76,7 @@ def line(data: bytes) -> None:
     assert not damaged, (text, summary.faults)
     assert summary.records == 1
     fields = json.loads(text)
+    assert len(json.loads(text, object_pairs_hook=list)) == len(fields) == 5
     assert set(fields) in ({"time", "client", "seq", "crc", "message"},) or "base64" in fields
     assert fields["crc"] == f"{record.checksum:08x}"
     assert UUID(fields["client"]).bytes == record.client
