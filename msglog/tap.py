@@ -119,6 +119,15 @@ class Options(GroupedOptions, EnvironmentOptions):
         "go on in a new file when the log was moved away."
     )
     optParameters = [  # noqa: RUF012 - Twisted's own convention
+        [
+            "workers",
+            None,
+            0,
+            "How many processes serve connections, besides the one that writes the log; 0: that "
+            "one does both. It pays for hundreds of clients on two cores or more, and costs a few "
+            "clients time.",
+            int,
+        ],
         ["log", None, "messages.jsonl", "The log file. Its ledger is kept beside it."],
         [
             "sync",
@@ -156,15 +165,6 @@ class Options(GroupedOptions, EnvironmentOptions):
             1,
             "Over how many streams the clients are spread ('msglog stream create --shards'). All "
             "servers must say the same, and it can never be changed.",
-            int,
-        ],
-        [
-            "workers",
-            None,
-            0,
-            "How many processes serve connections, besides the one that writes the log; 0: that "
-            "one does both. It pays for hundreds of clients on two cores or more, and costs a few "
-            "clients time.",
             int,
         ],
         ["store-credentials", None, None, "A NATS credentials file (.creds)."],

@@ -90,6 +90,14 @@ def test_connections_are_shared(make_watched) -> None:
         connection.close()
     wait_until(lambda: server.metrics()["msglog_connections", ""] == 0, "the connections' end")
     workers = children(server)
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    none = (503, "not ready: no worker process serves\n")
+    wait_until(lambda: server.get("/readyz") == none, "that it is not ready")
+    wait_until(lambda: server.get("/readyz") == (200, "ready\n"), "that it is again")
+    answers(server)
+    wait_until(lambda: server.metrics()["msglog_messages_acked_total", ""] == 22, "the sum")
+    workers += children(server)
     server.stop()
     assert not any(map(runs, workers))
 
