@@ -133,10 +133,9 @@ class _Receiver:
         self._factory = factory
         self._secure: Any = None
         if tls is not None:
-            from twisted.protocols.tls import TLSMemoryBIOFactory
+            from ._tls import TLSFactory
 
-            self._secure = TLSMemoryBIOFactory(tls, False, factory)
-            self._secure.noisy = False
+            self._secure = TLSFactory(tls, factory)
         self._socket = socket.socket(fileno=CONNECTIONS_FD)
         self._socket.setblocking(False)
         reactor.addReader(self)

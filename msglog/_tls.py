@@ -38,7 +38,7 @@ from zope.interface import implementer
 from ._errors import StartError
 from ._health import EXPIRY_WARNING
 
-__all__ = ["RELAY", "CertificatePermits", "ServerTLS", "allowed_ids"]
+__all__ = ["RELAY", "CertificatePermits", "ServerTLS", "TLSFactory", "allowed_ids"]
 
 RELAY = "urn:msglog:relay"
 _UUID = "urn:uuid:"
@@ -223,6 +223,20 @@ class ServerTLS:
             ours.factory.note("were aborted", ours, "it changed its TLS keys again and again")
 
 
+class TLSFactory(TLSMemoryBIOFactory):
+    """
+    Another factory, with this TLS.
+
+    @ivar tls: which that is; a port of Twisted's own C{ssl:} has none of ours.
+    """
+
+    noisy = False
+
+    def __init__(self, tls: ServerTLS, factory: Any) -> None:
+        super().__init__(tls, False, factory)
+        self.tls = tls
+
+
 @implementer(IStreamServerEndpoint)
 class _TLSEndpoint:
     """See L{ServerTLS.endpoint}."""
@@ -234,8 +248,7 @@ class _TLSEndpoint:
     def listen(self, factory: Any) -> Deferred[IListeningPort]:
         """See L{IStreamServerEndpoint}; raises L{StartError} too."""
         self._tls.load()
-        wrapped = TLSMemoryBIOFactory(self._tls, False, factory)
-        wrapped.noisy = False
+        wrapped = TLSFactory(self._tls, factory)
         listening: Deferred[IListeningPort] = self._endpoint.listen(wrapped)
         return listening
 

@@ -215,13 +215,13 @@ class WorkerPool(Factory):
         wraps = getattr(port, "factory", None)
         secure = wraps is not self
         if secure:
-            tls = sys.modules.get("twisted.protocols.tls")
-            known = tls is not None and isinstance(wraps, tls.TLSMemoryBIOFactory)
-            secure = known and getattr(wraps, "wrappedFactory", None) is self
+            # With any other TLS than that which workers have, they would let in others.
+            ours = self._tls is not None and getattr(wraps, "tls", None) is self._tls
+            secure = ours and getattr(wraps, "wrappedFactory", None) is self
         if not isinstance(port, tcp.Port) or not (secure or wraps is self):
             raise StartError(
                 f"--workers cannot pass on the connections of {name}: it must be tcp:, unix: or "
-                f"systemd:, with nothing around it"
+                f"systemd:, with nothing around it; for TLS there is --listen-tls"
             )
         port.stopReading()
         self._acceptors.append(_Acceptor(self._reactor, port, self._accepted, secure=secure))

@@ -6,13 +6,17 @@ import errno
 import random
 from array import array
 from collections import deque
+from pathlib import Path
 from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import tcp
 from twisted.internet.error import ProcessTerminated
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +26,7 @@ from msglog._bundle import Bundle
 from msglog._bundling import BundlingStore
 from msglog._busiest import Busiest
 from msglog._counts import ConnectionCounts
+from msglog._errors import StartError
 from msglog._ledger import Ledger
 from msglog._pipe import Pipe
 from msglog._pipe_frames import (
@@ -49,6 +54,7 @@ from msglog._pipe_frames import (
     encode_last,
 )
 from msglog._records import format_lines
+from msglog._tls import ServerTLS, TLSFactory
 from msglog._workers import Worker, WorkerPool
 from msglog.testing import StoreContract, appended, make_batch
 
@@ -461,6 +467,21 @@ class PoolTest(PairCase):
         self.assertEqual((heard[0]["why"], pool._workers), ("no more processes", {}))
         self.successResultOf(pool.stop())
         self.assertEqual(pool._restarts, set())
+
+    def test_tls_of_somebody_else(self) -> None:
+        """A port with other TLS than what workers have would be served with theirs: it is not."""
+        clock = Clock()
+        ours, other = (ServerTLS(Path("c"), Path("k"), None) for _ in range(2))
+        for tls in (None, ours):
+            pool = WorkerPool(clock, FileStore(clock, "log"), Limits(), 1, tls)
+            for factory in (
+                TLSMemoryBIOFactory(other, False, pool),  # what Twisted's ssl: makes
+                TLSFactory(other, pool),
+                Factory(),
+            ):
+                port = tcp.Port(0, factory, reactor=clock)
+                with self.assertRaisesRegex(StartError, "of ssl:1: .* there is --listen-tls"):
+                    pool.accept_from("ssl:1", port)
 
     def test_one_that_is_silent(self) -> None:
         """A worker that says nothing for half a minute is killed; a word is enough."""
