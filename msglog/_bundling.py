@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from ._batch import STORED, Batch, Verdict
@@ -41,6 +42,8 @@ class BundlingStore:
     @param send: sends a frame to the writer.
     @param window: the store's own.
     """
+
+    _log = Logger()
 
     def __init__(self, reactor: IReactorTime, send: Callable[[bytes], None], window: int) -> None:
         self._reactor = reactor
@@ -132,13 +135,13 @@ class BundlingStore:
         answers = self._bundles.pop(number, None)
         if answers is None:
             raise BadFrame(f"verdicts on bundle {number}, which was not handed over")
-        if not payload:
-            for judged in answers:
-                judged(STORED)
-            return
-        exceptions = dict(decode_exceptions(payload))
+        exceptions = dict(decode_exceptions(payload)) if payload else {}
         for index, judged in enumerate(answers):
-            judged(exceptions.get(index, STORED))
+            try:
+                judged(exceptions.get(index, STORED))
+            except Exception:
+                # Or the pipe would end, and with it the process and everybody's connections.
+                self._log.failure("a verdict was not taken by what had asked for it")
 
     def answered(self, number: int, payload: bytes) -> None:
         """

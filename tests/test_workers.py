@@ -223,6 +223,15 @@ class BundlingTest(PairCase):
             ],
         )
 
+    def test_a_verdict_that_is_not_taken(self) -> None:
+        """A defect in what one connection does with it costs the others nothing."""
+        pair = self.make_pair()
+        pair.bundling.append(make_batch(A, 1, b"x"), lambda verdict: 1 / 0)
+        other = appended(pair.bundling, make_batch(B, 1, b"x"))
+        self.settle()
+        self.assertEqual(self.successResultOf(other), STORED)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_nothing_new(self) -> None:
         """A bundle of resends writes nothing."""
         pair = self.make_pair()
