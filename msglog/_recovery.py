@@ -150,6 +150,8 @@ class Recovery:
                     )
                 if not coverage.complete:
                     self._finish_rotated(coverage)
+            if not size and coverage.complete and coverage.file:
+                self._say_if_lost(coverage)
             if not size and (coverage.complete or not coverage.file):
                 self._replay_unknown(coverage)
         size, kept = self._replay(fd, self._path, offset, joining=coverage is None, lazy=lazy)
@@ -253,6 +255,21 @@ class Recovery:
             f"Put it there (not compressed) and start again; or, if it is lost, move "
             f"{self._ledger_path} away to go on without it"
         )
+
+    def _say_if_lost(self, coverage: Coverage) -> None:
+        """
+        Warn that the log that the ledger has all of is gone.  That is no error, for whoever rotates
+        may have taken it elsewhere; but if nobody did, this is the only time that anybody is told.
+        """
+        if self._whole_rotated(coverage) is None:
+            self._log.warn(
+                "{log} is new or empty, and the log that its ledger knows, of {size} bytes, is not "
+                "beside it: its clients are known, and go on in a new log. If nobody has rotated "
+                "it away, it is lost: stop the server, move log and ledger away, and restore the "
+                "log from a copy",
+                log=str(self._path),
+                size=coverage.offset,
+            )
 
     def _replay_unknown(self, coverage: Coverage) -> None:
         """

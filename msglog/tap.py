@@ -35,6 +35,8 @@ from ._store import FileStore
 from .interfaces import IStoreService
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._nats_access import NatsAccess
     from ._status import StatusServer
     from ._tls import ServerTLS
@@ -54,6 +56,18 @@ _GC_THRESHOLD = 50_000
 
 def _option(name: str) -> str:
     return name.replace("_", "-")
+
+
+def _whole(option: str) -> Callable[[str], int]:
+    """What reads an option's whole number. (Of a bad one L{int} does not say whose it is.)"""
+
+    def read(text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            raise usage.UsageError(f"--{option} {text}: not a whole number") from None
+
+    return read
 
 
 class Options(GroupedOptions, EnvironmentOptions):
@@ -126,7 +140,7 @@ class Options(GroupedOptions, EnvironmentOptions):
             "How many processes serve connections, besides the one that writes the log; 0: that "
             "one does both. It pays for hundreds of clients on two cores or more, and costs a few "
             "clients time.",
-            int,
+            _whole("workers"),
         ],
         ["log", None, "messages.jsonl", "The log file. Its ledger is kept beside it."],
         [
@@ -165,7 +179,7 @@ class Options(GroupedOptions, EnvironmentOptions):
             1,
             "Over how many streams the clients are spread ('msglog stream create --shards'). All "
             "servers must say the same, and it can never be changed.",
-            int,
+            _whole("store-shards"),
         ],
         ["store-credentials", None, None, "A NATS credentials file (.creds)."],
         ["store-user", None, None, "The NATS user's name."],

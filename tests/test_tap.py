@@ -98,7 +98,8 @@ class WorkersTest(SynchronousTestCase):
         self.assertEqual(parse()["workers"], 0)
         self.assertEqual(parse("--workers", "2")["workers"], 2)
         for text in ("-1", "65", "two"):
-            self.assertRaises(UsageError, parse, "--workers", text)
+            error = self.assertRaises(UsageError, parse, "--workers", text)
+            self.assertIn(f"--workers {text}: not", str(error))
         with self.assertRaisesRegex(UsageError, "several servers instead"):
             parse("--workers", "2", "--store", "nats://localhost:4222")
 

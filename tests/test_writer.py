@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
+from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import LedgerDamaged, Limits, LogDamaged, LogLocked, NackCode, StartError, StoreFailed
@@ -491,12 +493,31 @@ class Rotation(Case):
         self.write(self.open(), 4, 1)
 
     def test_stopped_and_moved_out_of_sight(self) -> None:
-        """After a clean stop the log may go where it likes."""
+        """After a clean stop the log may go where it likes; out of sight, the start warns."""
         writer = self.open()
         self.write(writer, 1, 3)
         writer.close()
         self.log.unlink()
-        self.write(self.open(), 4, 1)
+        with capturedLogs() as events:
+            writer = self.open()
+        self.write(writer, 4, 1)
+        [warning] = self.warnings(events)
+        self.assertIn("is not beside it", warning)
+        self.assertIn("restore the log from a copy", warning)
+
+    def test_stopped_and_moved_in_sight(self) -> None:
+        """A log that was rotated after a clean stop is no reason to warn."""
+        writer = self.open()
+        self.write(writer, 1, 3)
+        writer.close()
+        self.log.rename(self.folder / "log.1")
+        with capturedLogs() as events:
+            self.write(self.open(), 4, 1)
+        self.assertEqual(self.warnings(events), [])
+
+    @staticmethod
+    def warnings(events: Sequence[LogEvent]) -> list[str]:
+        return [formatEvent(e) for e in events if e["log_level"] is LogLevel.warn]
 
     def test_replaced_by_something(self) -> None:
         """A file that is not empty under the log's name is not written to."""
