@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,7 @@ class Pipe:
         self._lost = lost
         self._pieces: list[bytes] = []  # of a frame that is not whole yet
         self._missing = 0  # of it, at least
-        self._unsent: list[bytes] = []
+        self._unsent: deque[bytes | memoryview] = deque()
         self._closed = False
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _WAITING_BYTES)
@@ -63,10 +64,10 @@ class Pipe:
             return
         sent = self._send(frame)
         if sent < len(frame):
-            self._unsent.append(frame[sent:])
+            self._unsent.append(memoryview(frame)[sent:])
             self._reactor.addWriter(self)
 
-    def _send(self, data: bytes) -> int:
+    def _send(self, data: bytes | memoryview) -> int:
         try:
             return self._socket.send(data)
         except OSError:
@@ -139,11 +140,16 @@ class Pipe:
 
     def doWrite(self) -> None:
         """See L{IWriteDescriptor}."""
-        data = b"".join(self._unsent)
-        sent = self._send(data)
-        self._unsent = [data[sent:]] if sent < len(data) else []
-        if not self._unsent:
-            self._reactor.removeWriter(self)
+        unsent = self._unsent
+        while unsent:
+            frame = unsent[0]
+            sent = self._send(frame)
+            if sent < len(frame):
+                # Not cut: what waits may be long, and the kernel takes little of it at a time.
+                unsent[0] = memoryview(frame)[sent:]
+                return
+            unsent.popleft()
+        self._reactor.removeWriter(self)
 
     def fileno(self) -> int:
         """See L{IFileDescriptor}."""
