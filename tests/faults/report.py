@@ -2,7 +2,7 @@
 All fault suites, one after the other, on the disk that is meant to be used; what they found.
 
     python -m tests.faults.report --folder /var/lib/msglog            # about 20 minutes
-    python -m tests.faults.report --quick                             # a few
+    python -m tests.faults.report --quick                             # about 8 minutes
     python -m tests.faults.report --hours 8 --json
     python -m tests.faults.report --page                              # into docs/reliability.md
 
@@ -346,7 +346,7 @@ def _end(number: int, frame: object) -> None:
 
 
 @click.command(help=__doc__)
-@click.option("--quick", is_flag=True, help="A few minutes, without the cluster.")
+@click.option("--quick", is_flag=True, help="About 8 minutes, without the cluster.")
 @click.option("--hours", type=click.FloatRange(0.1, 1000), help="So long, roughly.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
               default=tempfile.gettempdir(), show_default=True,
