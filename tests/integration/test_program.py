@@ -48,7 +48,7 @@ def test_unusable_folder(make_server) -> None:
     server.log = server.folder / "none" / "messages.jsonl"
     assert "No such file or directory" in one_line(run(server))
     server.log = server.folder
-    assert "directory" in one_line(run(server))
+    assert "it is a folder, and must be a file" in one_line(run(server))
 
 
 def test_damaged_log(make_server) -> None:
