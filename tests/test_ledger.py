@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import NackCode
-from msglog._ledger import CLIENT_BYTES, ClientState, Ledger, ReplayError
+from msglog._batch import STORED, Batch, Verdict
+from msglog._ledger import CLIENT_BYTES, ClientState, Ledger, ReplayError, RowDamaged
 from msglog._records import Record
 from msglog.testing import make_batch
 
@@ -60,6 +61,47 @@ class ModelTest(SynchronousTestCase):
                 ledger.roll_back()
             for client in trial:
                 self.assertEqual(ledger.last(client), len(model.get(client, [])))
+
+
+class DamagedRow(SynchronousTestCase):
+    """What the file has of one client is damaged."""
+
+    def setUp(self) -> None:
+        self.ledger = Ledger(self.load, WINDOW, 1 << 20)
+
+    def load(self, client: bytes) -> ClientState | None:
+        if client == A:
+            raise RowDamaged(client, "its row has changed")
+        return None
+
+    def see_refused(self, batch: Batch, verdict: Verdict) -> None:
+        (refusal,) = verdict.refusals
+        self.assertEqual((refusal.start, refusal.stop), (0, len(batch)))
+        self.assertEqual((refusal.code, refusal.expected), (NackCode.NOT_STORED, 0))
+        self.assertIn("operator", refusal.reason)
+
+    def test_messages(self) -> None:
+        """Nothing of it is written or acknowledged; other clients' are."""
+        batch = make_batch(A, 1, b"x", b"y")
+        start, verdict = self.ledger.admit(batch)
+        self.assertEqual(start, len(batch))
+        self.see_refused(batch, verdict)
+        self.assertEqual(self.ledger.admit(make_batch(bytes([1]) * 16, 1, b"x")), (0, STORED))
+        self.ledger.settle()
+        self.assertRaises(RowDamaged, self.ledger.last, A)
+        self.assertEqual(self.ledger.last(bytes([1]) * 16), 1)
+
+    def test_without_room(self) -> None:
+        """Nor is it called logged while nothing can be stored."""
+        batch = make_batch(A, 1, b"x", b"y")
+        self.see_refused(batch, self.ledger.refuse(batch, "no room"))
+
+    def test_said(self) -> None:
+        """It is named with its client."""
+        error = self.assertRaises(RowDamaged, self.load, A)
+        self.assertEqual(error.client, A)
+        said = "client 00000000-0000-0000-0000-000000000000 is damaged: its row has changed"
+        self.assertIn(said, str(error))
 
 
 class LedgerTest(SynchronousTestCase):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from array import array
+from contextlib import closing
 from pathlib import Path
+from uuid import UUID
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -849,6 +852,34 @@ class FiguresTest(FileCase):
         (line,) = [formatEvent(event) for event in said if "doubt" in event]
         self.assertEqual(line, f"the log is {doubt} ('msglog probe' tries a disk)")
         self.assertIn(doubt, str(store.figures().store_warnings))
+        store.stopService()
+        self.settle(store)
+
+    def test_a_damaged_row(self) -> None:
+        """
+        A client of whom the ledger is damaged has nothing taken, others have; and it is known ever
+        after.
+        """
+        store = self.make_store()
+        for client in (A, B):
+            appended(store, make_batch(client, 1, b"x"))
+        store.stopService()
+        self.settle(store)
+        with closing(sqlite3.connect(f"{self.path}.ledger")) as ledger:
+            ledger.execute("UPDATE clients SET last = 0 WHERE client = ?", (A,))
+            ledger.commit()
+        store.startService()
+        self.settle(store)
+        self.assertEqual(store.figures().store_warnings, ())
+        verdicts = [appended(store, make_batch(client, 1, b"x", b"y")) for client in (A, B)]
+        self.settle(store)
+        (refusal,) = self.successResultOf(verdicts[0]).refusals
+        self.assertEqual((refusal.start, refusal.stop), (0, 2))
+        self.assertEqual(refusal.code, NackCode.NOT_STORED)
+        self.assertEqual(self.successResultOf(verdicts[1]), STORED)
+        self.assertEqual(len(self.stored(store)), 3)
+        (warning,) = store.figures().store_warnings
+        self.assertIn(f"the ledger is damaged: what it has of client {UUID(bytes=A)}", warning)
         store.stopService()
         self.settle(store)
 
