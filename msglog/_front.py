@@ -11,7 +11,6 @@ Signals are for the writer's process, which says what to do.  When that is gone,
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
@@ -32,6 +31,7 @@ from zope.interface import implementer, provider
 
 from ._bundling import BundlingStore
 from ._factory import REFUSALS, MessageLogFactory
+from ._garbage import collect_seldom
 from ._limits import Limits
 from ._pipe import Pipe
 from ._pipe_frames import (
@@ -67,9 +67,6 @@ FIGURES_SECONDS = 0.25
 
 # How many connections are taken over in one turn: others have theirs in between.
 _TAKEN_AT_ONCE = 32
-
-# See msglog.tap.
-_GC_THRESHOLD = 50_000
 
 
 class _Connections(MessageLogFactory):
@@ -305,9 +302,7 @@ def main() -> None:
     if kind != SETTINGS:
         raise SystemExit("the first frame has no settings")
     _Front(reactor, orjson.loads(_receive(pipe, length)), pipe)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD)
+    collect_seldom()
     running: Any = reactor
     running.run(installSignalHandlers=False)
 

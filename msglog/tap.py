@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import resource
 import signal
@@ -24,6 +23,7 @@ from ._activation import endpoint_of
 from ._environment import EnvironmentOptions
 from ._errors import StartError, StoreFailed
 from ._factory import MessageLogFactory
+from ._garbage import collect_seldom
 from ._health import Health
 from ._limits import STORE_MAX_MESSAGE_BYTES, Limits
 from ._notify import Supervision
@@ -48,10 +48,6 @@ DEFAULT_LISTEN = "tcp:7514:interface=127.0.0.1"
 
 # Descriptors besides those of connections: the log, the ledger, the reactor's, a logger's.
 _OTHER_DESCRIPTORS = 64
-
-# Objects allocated and not freed between two rounds of the garbage collector: those of 5,000
-# connections that ended, of which each leaves a cycle of some ten objects.
-_GC_THRESHOLD = 50_000
 
 
 def _option(name: str) -> str:
@@ -523,12 +519,7 @@ class _Program(MessageLogService):
         super().startService()
         if self._status is not None:
             self._status.start()
-        # What is loaded now stays; and the messages of one commit are allocated and freed by the
-        # thousand without a cycle among them, which the collector would search through each time
-        # (8 % of the rate and a third of the p99 with 1,000 connections).
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_GC_THRESHOLD)
+        collect_seldom()
         # The reactor installs its own handlers when it begins to run, and ends the process by the
         # signal it got; a stop that went well should say so with its exit status.
         self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._on_sigterm)
