@@ -210,8 +210,6 @@ def test_power_cuts(make, tmp_path, rounds) -> None:
 
             load = Load(server.port, rng, rng.randrange(1, 800), cut)
             asyncio.run(asyncio.wait_for(load.run(clients), 60))
-            if load.strike_in > 0:
-                cut()
             server.kill()
             volume.power_again()
         check(server, [client for group in clients for client in group])

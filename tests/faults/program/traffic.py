@@ -19,6 +19,10 @@ __all__ = ["WINDOW", "Load", "groups"]
 WINDOW = 60
 
 
+class _CutByUs(Exception):
+    """The client has had enough of this connection; the server has not ended."""
+
+
 def groups(rng: random.Random, connections: int, each: int) -> list[list[Told]]:
     """Clients for so many connections."""
     return [[Told(rng) for _ in range(each)] for _ in range(connections)]
@@ -53,6 +57,8 @@ class Load:
                 return
             try:
                 await self._connection(clients, reader, writer)
+            except _CutByUs:
+                pass
             except (ConnectionError, asyncio.IncompleteReadError):
                 return
             finally:
@@ -85,7 +91,7 @@ class Load:
             sent.append((client, sequence, data))
         writer.write(b"".join(data for _, _, data in sent))
         if self.rng.random() < 0.02:
-            raise asyncio.IncompleteReadError(b"", None)  # cut the connection, answers unread
+            raise _CutByUs  # answers unread
         for client, sequence, data in sent:
             kind, checksum, who, answered, body = await self._answer(reader)
             assert (who, answered) == (client.id, sequence)
