@@ -1,14 +1,13 @@
 """
-Batches of many clients as one piece: what a worker process hands over at a time.
+Batches of many clients as one piece: what a round of reads brings, here or in a worker process.
 
-A batch of one message costs the writer's process more than the message does, if it arrives as
-objects of its own.  So it travels as a row of columns, and its line among all the lines: as long as
-every batch is its client's next, the writer looks at a few numbers of each and at no line at all.
+A batch of one message costs the writer more than the message does, if it arrives as objects of its
+own.  So it travels as a row of columns, and its line among all the lines: as long as every batch is
+its client's next, the writer looks at a few numbers of each and at no line at all.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Sequence
 
 from attrs import define
@@ -27,16 +26,16 @@ class Bundle:
     Batches, in the order in which they are to be judged.
 
     @ivar clients: each batch's client id, 16 bytes.
-    @ivar firsts: the sequence of its first message; C{array("Q")}.
-    @ivar counts: how many messages it has, at least one; C{array("I")}.
-    @ivar checksums: those of all messages, batch after batch; C{array("I")}.
+    @ivar firsts: the sequence of its first message.
+    @ivar counts: how many messages it has, at least one.
+    @ivar checksums: those of all messages, batch after batch.
     @ivar lines: the lines of all messages, L{UNTIMED<msglog._records.UNTIMED>}, in the same order.
     """
 
     clients: list[bytes]
-    firsts: array[int]
-    counts: array[int]
-    checksums: array[int]
+    firsts: Sequence[int]
+    counts: Sequence[int]
+    checksums: Sequence[int]
     lines: bytes
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from ._counts import ConnectionCounts
 from ._limits import Limits
 from ._protocol import HOLDS, LINGER_SECONDS, STOP_LINGER_SECONDS, UNDURABLE, MessageLogProtocol
+from ._round import Round
 from ._sockets import SocketReader
 from .interfaces import IGatheringStore, IStore
 
@@ -97,6 +98,9 @@ class MessageLogFactory(Factory):
         self.turned_away: set[MessageLogProtocol] = set()  # and not gone yet
         self._addresses: Counter[str] = Counter()
         self.counts = ConnectionCounts()
+        self.round: Round | None = None
+        if IGatheringStore.providedBy(store):
+            self.round = Round(reactor, store, self.counts)
         self.undurable = 0  # bytes, as the connections count them
         self.holding = False
         self.stopping = False
@@ -166,10 +170,8 @@ class MessageLogFactory(Factory):
     def reader_for(self, transport: Any) -> SocketReader:
         """What reads a plain socket."""
         if self._reader is None:
-            began: Callable[[], object] = _nothing
-            ended: Callable[[], object] = _nothing
-            if IGatheringStore.providedBy(self.store):
-                began, ended = self.store.gather, self.store.commit
+            gathers = self.round
+            began, ended = (gathers.begin, gathers.end) if gathers else (_nothing, _nothing)
             self._reader = SocketReader(transport.reactor, began, ended)
         return self._reader
 

@@ -205,7 +205,7 @@ class _Front:
     def __init__(self, reactor: Any, settings: dict[str, Any], pipe: socket.socket) -> None:
         self._reactor = reactor
         self._pipe = Pipe(reactor, pipe, self._received, self._writer_lost)
-        self._store = BundlingStore(reactor, self._pipe.send, settings["window"])
+        self._store = BundlingStore(self._pipe.send, settings["window"])
         limits = Limits(**settings["limits"])
         self._factory = _Connections(reactor, self._store, limits, self._pipe)
         self._files: dict[str, bytes] = {}

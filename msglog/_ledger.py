@@ -227,10 +227,10 @@ class Ledger:
                 if count == 1:
                     state.checksums.append(checksums[place])
                 else:
-                    state.checksums += checksums[place : place + count]
+                    state.checksums.extend(checksums[place : place + count])
                 self.memory += CHECKSUM_BYTES * count
             else:
-                batch = Batch(client, first, checksums[place : place + count].tolist(), [])
+                batch = Batch(client, first, list(checksums[place : place + count]), [])
                 start, verdict = self.admit(batch)
                 if start or verdict is not STORED:
                     others.append((index, start, verdict))

@@ -155,7 +155,8 @@ class Limits:
     in_place_bytes: int = _limit(
         64 * KIB,
         "bytes",
-        "of a commit that is written in the reactor's thread while the disk is quick; 0: none",
+        "of a commit that is written in the reactor's thread while the disk is quick, or 512 for "
+        "each of its batches, if that is more; 0: none",
         "a hand-over to another thread costs a small commit more than its write",
         minimum=0,
     )

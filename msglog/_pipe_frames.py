@@ -107,23 +107,16 @@ def encode_frame(kind: int, number: int, payload: bytes = b"") -> bytes:
 # --- bundles and verdicts ---------------------------------------------------------------------
 
 
-def encode_bundle(
-    number: int,
-    clients: list[bytes],
-    firsts: list[int],
-    counts: list[int],
-    checksums: list[int],
-    lines: list[bytes],
-) -> bytes:
-    """A BUNDLE frame, of lists that were filled batch by batch; C{lines} has one piece for each."""
+def encode_bundle(number: int, bundle: Bundle) -> bytes:
+    """A BUNDLE frame."""
     payload = b"".join(
         (
-            _BUNDLE.pack(len(clients), len(checksums)),
-            *clients,
-            array("Q", firsts).tobytes(),
-            array("I", counts).tobytes(),
-            array("I", checksums).tobytes(),
-            *lines,
+            _BUNDLE.pack(len(bundle.clients), len(bundle.checksums)),
+            *bundle.clients,
+            array("Q", bundle.firsts).tobytes(),
+            array("I", bundle.counts).tobytes(),
+            array("I", bundle.checksums).tobytes(),
+            bundle.lines,
         )
     )
     return HEAD.pack(len(payload), BUNDLE, number) + payload

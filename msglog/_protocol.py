@@ -138,6 +138,12 @@ class _Owed:
             counts.busiest.count(run.client, acked)
         connection.settled()
 
+    def stored(self) -> bool:
+        """Take the store's verdict that all is stored, if the connection owes nothing else."""
+        run = self.run
+        assert run is not None
+        return self.connection.acknowledge_alone(self.cost, run)
+
     def refuse(self, code: NackCode, reason: str) -> None:
         """Refuse the whole run."""
         assert self.run is not None
@@ -277,7 +283,10 @@ class MessageLogProtocol(Int32StringReceiver):
             if factory.permits is not None and not factory.permits(run.client, self.transport):
                 owed.refuse(NackCode.FORBIDDEN, "not a client id for this connection")
                 return
-            held = factory.store.append(run, owed.judged)
+            if factory.round is not None:
+                held = factory.round.add(run, owed)
+            else:
+                held = factory.store.append(run, owed.judged)
         except Exception:
             # An application's own permits or store; what is owed must not stay owed for ever.
             factory.log.failure("a message could not be judged")
@@ -306,6 +315,8 @@ class MessageLogProtocol(Int32StringReceiver):
                 version, longest = min(event.version, PROTOCOL_VERSION), limits.max_message_bytes
                 owed.settle(encode_terms(client, last, version, longest, store.window))
 
+            if self.factory.round is not None:
+                self.factory.round.hand_over()
             store.last(client).addCallback(answer)
         else:
             assert isinstance(event, Fault)
@@ -336,6 +347,25 @@ class MessageLogProtocol(Int32StringReceiver):
         else:
             self._flushing = True
             self.factory.flush_soon(self)
+
+    def acknowledge_alone(self, cost: int, run: Run) -> bool:
+        """
+        Answer that a run is stored, if nothing else is owed or to be seen to; whether it was.
+
+        Nearly every answer of a client that waits for each is this, in a third of the time.
+        """
+        owed = self._owed
+        if len(owed) != 1 or self._held or self._state is not _OPEN:
+            return False
+        owed.clear()
+        self._unanswered -= cost
+        factory = self.factory
+        factory.undurable -= cost
+        answers = self._answers
+        answers.send(encode_acks(run.heads))
+        if answers.unread and answers.unread > factory.limits.max_unread_bytes:
+            self.hold(_UNREAD)
+        return True
 
     def flush(self) -> None:
         """Send the answers that are known, up to the first that is not."""

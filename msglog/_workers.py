@@ -179,6 +179,7 @@ class WorkerPool(Factory):
         self._reactor = reactor
         self.seconds: Callable[[], float] = reactor.seconds
         self.store = store
+        self._commit_due = False
         self.limits = limits
         self.count = count
         self.counts = ConnectionCounts()
@@ -502,6 +503,14 @@ class WorkerPool(Factory):
                 self._count_clients(bundle, exceptions)
 
         self.store.append_bundle(bundle, judged)
+        if not self._commit_due:
+            # With what the other workers have to say in this turn.
+            self._commit_due = True
+            self._reactor.callLater(0, self._commit)
+
+    def _commit(self) -> None:
+        self._commit_due = False
+        self.store.commit()
 
     def _count_clients(self, bundle: Bundle, exceptions: Exceptions) -> None:
         busiest = self.counts.busiest

@@ -345,10 +345,15 @@ class LogWriter:
                     parts.append(lines)
             elif isinstance(entry, Bundle):
                 others = ledger.admit_bundle(entry)
+                messages += len(entry.checksums)
+                if not others:
+                    results.append(())
+                    parts.append(entry.lines)
+                    continue
                 results.append([(i, verdict) for i, _, verdict in others if verdict is not STORED])
                 known = [(i, start) for i, start, _ in others if start]
-                messages += len(entry.checksums) - sum(start for _, start in known)
-                parts.append(entry.without(known) if known else entry.lines)
+                messages -= sum(start for _, start in known)
+                parts.append(entry.without(known))
             else:
                 results.append(0)  # asked when the commit is through
         if messages:

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from ._batch import Batch, Verdict
+from ._bundle import Bundle, Exceptions
 
 if TYPE_CHECKING:
     from ._store_figures import StoreFigures
@@ -50,17 +51,18 @@ class IStore(Interface):
 
 
 class IGatheringStore(IStore):
-    """
-    A store that commits sooner when it is told that nothing more comes at the moment.
+    """A store that takes what many connections bring at the same time as one piece."""
 
-    It must do without being told, too: not every connection knows.
-    """
+    def append_bundle(bundle: Bundle, judged: Callable[[Exceptions], None]) -> None:
+        """
+        C{append} for all batches of a bundle, in order; the next C{commit} begins with them.
 
-    def gather() -> None:
-        """Batches may come until C{commit}: do not begin a commit with the first of them."""
+        @param judged: called once, as that of C{append}, with those verdicts that are not STORED,
+            each with the index of its batch.
+        """
 
     def commit() -> None:
-        """Those were all: begin a commit with them, now."""
+        """Nothing more comes at the moment: begin a commit with what was appended, now."""
 
 
 class IStoreService(IStore):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from array import array
 from contextlib import closing
 from pathlib import Path
 from uuid import UUID
@@ -153,13 +152,13 @@ class InPlaceTest(FileCase):
         be_quick(store)
         self.assertNoResult(self.append(store, 1, b"x"))
 
-    def test_many_small_ones(self) -> None:
-        """Batches that are small each, and together over the limit, are the thread's."""
+    def test_together_over_the_limit(self) -> None:
+        """Batches that are under the limit each, and together over it, are the thread's."""
         store = self.make_store(in_place_bytes=1000)
         be_quick(store)
         for n in (1, 2):
-            store.append(make_batch(A, n, b"x" * 300), lambda _: None)
-        verdict = self.append(store, 3, b"x" * 300)
+            store.append(make_batch(A, n, b"x" * 600), lambda _: None)
+        verdict = self.append(store, 3, b"x" * 600)
         self.assertNoResult(verdict)
         self.worker.step()
         self.assertEqual(self.successResultOf(verdict), STORED)
@@ -634,64 +633,51 @@ class FileStoreTest(FileCase):
 
 
 class GatheringTest(FileCase):
+    def bundle(self, client: bytes, first: int, body: bytes) -> Bundle:
+        batch = make_batch(client, first, body)
+        return Bundle([client], [first], [1], batch.checksums, format_lines(batch))
+
     def test_waits_until_told(self) -> None:
-        """What comes between C{gather} and C{commit} is one commit, begun with the latter."""
+        """Bundles are one commit, begun when it is said that these were all."""
         store = self.make_store()
         self.disk.calls.clear()
-        store.gather()
-        verdict = appended(store, make_batch(A, 1, b"x"))
-        last = store.last(A)
-        other = appended(store, make_batch(B, 1, b"y"))
+        judged: list[object] = []
+        store.append_bundle(self.bundle(A, 1, b"x"), judged.append)
+        store.append_bundle(self.bundle(B, 1, b"y"), judged.append)
         self.clock.advance(0)
         self.assertEqual(self.worker._work, [])
         store.commit()
+        last = store.last(A)
         self.assertEqual(len(self.worker._work), 1)
         self.worker.step()
         self.assertEqual(self.disk.calls.count("sync"), 1)
-        self.assertEqual(self.successResultOf(verdict), STORED)
-        self.assertEqual(self.successResultOf(other), STORED)
+        self.assertEqual(judged, [[], []])
+        self.assertEqual(self.stored(store), [(A, 1, b"x"), (B, 1, b"y")])
+        self.settle(store)
         self.assertEqual(self.successResultOf(last), 1)
-
-    def test_a_bundle_waits_too(self) -> None:
-        """What a worker process handed over between the two is in the same commit."""
-        store = self.make_store()
-        batch = make_batch(A, 1, b"x")
-        bundle = Bundle(
-            [A], array("Q", [1]), array("I", [1]), array("I", batch.checksums), format_lines(batch)
-        )
-        judged: list[object] = []
-        store.gather()
-        store.append_bundle(bundle, judged.append)
-        self.clock.advance(0)
-        self.assertEqual(self.worker._work, [])
-        store.commit()
-        self.worker.step()
-        self.assertEqual(judged, [[]])
-        self.assertEqual(self.stored(store), [(A, 1, b"x")])
 
     def test_nothing_gathered(self) -> None:
         """A round that brought nothing is no commit."""
         store = self.make_store()
         be_quick(store)
         self.disk.calls.clear()
-        store.gather()
         store.commit()
         self.assertEqual((self.worker._work, self.disk.calls), ([], []))
 
     def test_beside_a_commit(self) -> None:
-        """What was gathered while a commit is in the thread follows it."""
+        """What is handed over while a commit is in the thread follows it."""
         store = self.make_store()
         first = appended(store, make_batch(A, 1, b"x"))
         self.clock.advance(0)
-        store.gather()
-        second = appended(store, make_batch(A, 2, b"y"))
+        judged: list[object] = []
+        store.append_bundle(self.bundle(A, 2, b"y"), judged.append)
         store.commit()
         self.assertEqual(len(self.worker._work), 1)
         self.settle(store)
         self.assertEqual(self.successResultOf(first), STORED)
-        self.assertEqual(self.successResultOf(second), STORED)
+        self.assertEqual(judged, [[]])
 
-    def test_told_without_gathering(self) -> None:
+    def test_told_sooner(self) -> None:
         """A commit that was due at the end of the turn is begun at once, and only once."""
         store = self.make_store()
         self.disk.calls.clear()
@@ -725,14 +711,29 @@ class BoundsTest(FileCase):
         return many
 
     def test_by_bytes(self) -> None:
-        """A commit ends with the entry that reaches the limit, each counting 2 KiB besides."""
+        """A commit ends with the entry that reaches the limit; each counts 1 KiB besides."""
         self.commits(300, 1 << 20)
-        each = self.size + 2048
+        each = self.size + 1024
         self.assertEqual(self.commits(300, 3 * each), [3, 3, 1])
         self.assertEqual(self.commits(300, 3 * each + 1), [4, 3])
         self.assertEqual(self.commits(300, 7 * each + 1), [7])
         self.assertEqual(self.commits(300, 7 * each), [7])
         self.assertEqual(self.commits(300, 2 * each), [2, 2, 2, 1])
+
+    def test_many_small_batches(self) -> None:
+        """They are committed in place, however many; a large one with as many bytes is not."""
+        store = self.make_store(in_place_bytes=1000)
+        be_quick(store)
+        many = [make_batch(bytes([n]) * 16, 1, b"x" * 100) for n in range(40)]
+        verdicts = [appended(store, batch) for batch in many]
+        self.clock.advance(0)
+        self.assertEqual(self.worker._work, [])
+        self.assertEqual([self.successResultOf(verdict) for verdict in verdicts], [STORED] * 40)
+        large = appended(store, make_batch(A, 1, *[b"x" * 100] * 40))
+        self.clock.advance(0)
+        self.assertEqual(len(self.worker._work), 1)
+        self.settle(store)
+        self.assertEqual(self.successResultOf(large), STORED)
 
     def test_what_waits_counts(self) -> None:
         """What is left for the next commit decides whether that one is small."""
