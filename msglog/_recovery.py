@@ -148,12 +148,11 @@ class Recovery:
                         f"ledger knows another. Nothing was changed. Restore the log from a copy, "
                         f"or move it and its ledger away"
                     )
-                if not coverage.complete:
-                    self._finish_rotated(coverage)
+                self._finish_rotated(coverage)
             if not size and coverage.complete and coverage.file:
                 self._say_if_lost(coverage)
-            if not size and (coverage.complete or not coverage.file):
-                self._replay_unknown(coverage)
+            if coverage.file != self.file or not size:
+                self._replay_later(coverage)
         size, kept = self._replay(fd, self._path, offset, joining=coverage is None, lazy=lazy)
         if not size:
             self.file = b""
@@ -244,10 +243,16 @@ class Recovery:
             self._log.warn("{path} is compressed and was not read", path=str(path))
 
     def _finish_rotated(self, coverage: Coverage) -> None:
-        """Read the rest of the log that was rotated away before the ledger had all of it."""
+        """
+        Read the rest of the log that was rotated away before the ledger had all of it.
+
+        One that the ledger calls complete may have grown all the same, if the ledger is older.
+        """
         found = self._whole_rotated(coverage)
         if found is not None:
             self._replay_rotated(found, coverage.offset, joining=False, lazy=coverage.lazy)
+            return
+        if coverage.complete:
             return
         raise LedgerDamaged(
             f"the server was killed before its ledger had all of the log, and that log is neither "
@@ -271,15 +276,43 @@ class Recovery:
                 size=coverage.offset,
             )
 
-    def _replay_unknown(self, coverage: Coverage) -> None:
+    def _replay_later(self, coverage: Coverage) -> None:
         """
-        Read a log that was moved away before the ledger was told of it: the server was killed in
-        the file's first commit.  Nothing of that was acknowledged, but it would be there twice.
+        Read the logs that were begun after all that the ledger knows, and moved away.
+
+        There are some if the ledger is an older one that was put back; or one, of a single commit,
+        if the server was killed in a log's first commit, before it told the ledger of it.  Nothing
+        of that was acknowledged, but it would be there twice.
         """
+        later: dict[bytes, tuple[int, Path]] = {}
         for file in self._rotated():
-            if file.time > coverage.time and self._is_one_commit(file):
-                with suppress(LogLocked):  # another server's
-                    self._replay_rotated(file.path, 0, joining=False, lazy=coverage.lazy)
+            if file.time <= coverage.time or 0 < self.began <= file.time:
+                continue
+            name = identify(file.first)
+            # What is named in another way may be another log, whose clients are not ours.
+            if name not in (coverage.file, self.file) and (
+                file.is_dated(self._path) or self._is_one_commit(file)
+            ):
+                # A copy that was made earlier begins with the same line; the longest is the log.
+                later[name] = max(later.get(name, (0, file.path)), (self._length(file), file.path))
+        if later and (self.file or len(later) > 1):
+            self._log.warn(
+                "the ledger is older than {log}: it is brought up to date from {count} files that "
+                "were rotated away since. If there were more, stop the server, put them beside the "
+                "log, and this ledger back: what is in them alone may be logged again",
+                log=str(self._path),
+                count=len(later),
+            )
+        for _, path in later.values():
+            with suppress(LogLocked):  # another server's
+                self._replay_rotated(path, 0, joining=False, lazy=coverage.lazy)
+
+    def _length(self, file: RotatedFile) -> int:
+        fd = self._disk.open_to_read(file.path)
+        try:
+            return self._disk.size(fd)
+        finally:
+            self._disk.close(fd)
 
     def _is_one_commit(self, file: RotatedFile) -> bool:
         fd = self._disk.open_to_read(file.path)

@@ -8,6 +8,7 @@ first line is a record; and the time of that record says where it belongs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,6 +21,9 @@ __all__ = ["RotatedFile", "rotated_files"]
 
 # What msglog itself keeps beside a log: no rotated files.
 _OURS = (".ledger", ".torn-")
+
+# What a rotation adds to a log's name, be it msglog's own or logrotate's.
+_DATED = re.compile(r"[.-][0-9][0-9TZ.:_-]*\Z")
 
 
 @frozen(slots=True)
@@ -35,6 +39,13 @@ class RotatedFile:
     time: int
     path: Path
     first: bytes
+
+    def is_dated(self, log: Path) -> bool:
+        """
+        Whether its name is the log's and a number or a date.  Then it is this log's, and not that
+        of another one whose name begins alike.
+        """
+        return _DATED.match(self.path.name.removeprefix(log.name)) is not None
 
 
 def rotated_files(

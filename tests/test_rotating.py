@@ -10,7 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import Limits, NackCode, StoreFailed
 from msglog._batch import STORED
+from msglog._frames import message_checksum
 from msglog._logfile import predecessors
+from msglog._records import Record, format_line
 from msglog._rotation_rule import RotationRule
 from msglog._writer import Asking, LogWriter
 from msglog.testing import FaultyDisk
@@ -123,6 +125,55 @@ class BySize(Case):
         writer = self.open()
         self.assertEqual(self.recovered.records, 9)
         self.assertEqual(writer.commit([Asking(A)]), [9])
+
+    def test_older_ledger(self) -> None:
+        """
+        One that was put back from a copy is brought up to date from every file since, whatever has
+        become of the log: nothing is logged twice.
+        """
+        writer = self.open()
+        writer.close()
+        copies = [self.ledger.read_bytes()]  # which knows no file
+        self.write(self.open(), 1, 3)
+        self.writers[-1].close()
+        copies.append(self.ledger.read_bytes())
+        self.write(self.open(), 4, 1)
+        self.writers[-1].close()  # the file that this copy knows is full
+        copies.append(self.ledger.read_bytes())
+        self.write(self.open(), 5, 5)
+        self.writers[-1].close()
+        self.assertGreater(len(self.rotated()), 1)
+        for emptied in (False, True):
+            if emptied:
+                self.log.rename(self.folder / "log.1")
+            for copy in copies:
+                self.ledger.write_bytes(copy)
+                writer = self.open()
+                last = [entry(A, n, str(n).encode()) for n in range(1, 10)]
+                self.assertEqual(writer.commit([*last, Asking(A)]), [STORED] * 9 + [9])
+                writer.close()
+                self.assertEqual(self.every_once(), list(range(1, 10)))
+
+    def test_older_ledger_and_others(self) -> None:
+        """Another log whose name begins alike, and copies, are not taken for what came between."""
+        self.write(self.open(), 1, 2)
+        self.writers[-1].close()
+        older = self.ledger.read_bytes()
+        self.write(self.open(), 3, 7)
+        self.writers[-1].close()
+        for path in self.rotated():
+            line = path.read_bytes().splitlines(keepends=True)[0]
+            (self.folder / f"log-{path.name[4:]}").write_bytes(line)  # made when it was shorter
+        between = int(self.now * 1e6) + 3
+        other = [Record(between + n, B, n, message_checksum(B, n, b""), b"") for n in (1, 2)]
+        (self.folder / "log-other").write_bytes(b"".join(map(format_line, other)))
+        self.ledger.write_bytes(older)
+        writer = self.open()
+        self.assertEqual(writer.commit([Asking(A), Asking(B)]), [9, 0])
+
+    def every_once(self) -> list[int]:
+        files = [path for path in self.folder.glob("log*") if path.suffix != ".ledger"]
+        return sorted(n for path in files for n in self.sequences(path))
 
     def test_lazy(self) -> None:
         """With --sync SECONDS the old file is synced before it is left."""

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import FileStore, Limits, NackCode, StoreFailed, parse_line
 from msglog._batch import STORED
-from msglog._bundle import Bundle
+from msglog._bundle import Bundle, Exceptions
 from msglog._records import format_lines
 from msglog._rotation_rule import RotationRule
 from msglog._writer import LogWriter
@@ -641,7 +641,7 @@ class GatheringTest(FileCase):
         """Bundles are one commit, begun when it is said that these were all."""
         store = self.make_store()
         self.disk.calls.clear()
-        judged: list[object] = []
+        judged: list[Exceptions] = []
         store.append_bundle(self.bundle(A, 1, b"x"), judged.append)
         store.append_bundle(self.bundle(B, 1, b"y"), judged.append)
         self.clock.advance(0)
@@ -651,7 +651,7 @@ class GatheringTest(FileCase):
         self.assertEqual(len(self.worker._work), 1)
         self.worker.step()
         self.assertEqual(self.disk.calls.count("sync"), 1)
-        self.assertEqual(judged, [[], []])
+        self.assertEqual(list(map(list, judged)), [[], []])
         self.assertEqual(self.stored(store), [(A, 1, b"x"), (B, 1, b"y")])
         self.settle(store)
         self.assertEqual(self.successResultOf(last), 1)
@@ -669,13 +669,13 @@ class GatheringTest(FileCase):
         store = self.make_store()
         first = appended(store, make_batch(A, 1, b"x"))
         self.clock.advance(0)
-        judged: list[object] = []
+        judged: list[Exceptions] = []
         store.append_bundle(self.bundle(A, 2, b"y"), judged.append)
         store.commit()
         self.assertEqual(len(self.worker._work), 1)
         self.settle(store)
         self.assertEqual(self.successResultOf(first), STORED)
-        self.assertEqual(judged, [[]])
+        self.assertEqual(list(map(list, judged)), [[]])
 
     def test_told_sooner(self) -> None:
         """A commit that was due at the end of the turn is begun at once, and only once."""
