@@ -113,7 +113,8 @@ class ConnectionCounts:
     @ivar acked: messages whose verdict was ACK.
     @ivar nacked: messages and other frames whose verdict was NACK, by code.
     @ivar batches: messages a batch.
-    @ivar ack_seconds: for each message, from when it was read to when its ACK was written.
+    @ivar ack_seconds: for each message, from when the round of reads that brought it began to when
+        its ACK was written.
     @ivar busiest: which clients most messages are from; only while somebody wants to know.
     """
 

@@ -45,11 +45,13 @@ class ConnectionGauges:
     @ivar connections: how many there are.
     @ivar paused: how many of them are not read, by why.
     @ivar undurable: bytes that have no verdict, as the connections count them.
+    @ivar workers: how many worker processes there should be, and how many serve; L{None} without.
     """
 
     connections: int
     paused: dict[str, int]
     undurable: int
+    workers: tuple[int, int] | None = None
 
 
 def refusal_of(limits: Limits, connections: int, from_address: int) -> str | None:

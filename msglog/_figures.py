@@ -40,6 +40,8 @@ class Figures(StoreFigures):
     pauses: dict[str, int]
     undurable_bytes: int
     max_undurable_bytes: int
+    # Worker processes: how many there should be, and how many serve; L{None} without.
+    workers: tuple[int, int] | None
 
     # When the server's certificate does, seconds since 1970; L{None} without TLS.
     certificate_expires: float | None
@@ -68,5 +70,6 @@ def read_figures(
         pauses=dict(counts.pauses),
         undurable_bytes=gauges.undurable,
         max_undurable_bytes=factory.limits.max_undurable_bytes,
+        workers=gauges.workers,
         certificate_expires=certificate_expires,
     )

@@ -54,6 +54,13 @@ def _recovered(name: str) -> Number:
     return value
 
 
+def _workers(workers: tuple[int, int] | None) -> Mapping[str, float] | None:
+    if workers is None:
+        return None
+    count, serving = workers
+    return {"serving": serving, "away": count - serving}
+
+
 # Name, label, meaning, value.  A value of several has one for each value of its label; one of None
 # is not known, and not there.
 _COUNTERS: tuple[tuple[str, str, str, Number], ...] = (
@@ -131,6 +138,12 @@ _GAUGES: tuple[tuple[str, str, str, Number], ...] = (
         "",
         "Held before nothing is read (--max-undurable-bytes).",
         lambda s: s.figures.max_undurable_bytes,
+    ),
+    (
+        "workers",
+        "state",
+        "Worker processes (--workers): those that serve, and those that do not.",
+        lambda s: _workers(s.figures.workers),
     ),
     (
         "disk_busy_seconds",

@@ -491,6 +491,8 @@ class WorkerPool(Factory):
         elif kind == READY:
             if worker.state is _State.STARTING:
                 worker.state = _State.SERVING
+                if worker.place not in self._awaited:  # whoever reads of an end waits for this
+                    self._log.info("worker process {place} serves again", place=worker.place)
                 self._awaited.discard(worker.place)
                 self._resume()
         else:
@@ -553,7 +555,8 @@ class WorkerPool(Factory):
             undurable += worker.figures.undurable
             for name, count in worker.figures.paused.items():
                 paused[name] = paused.get(name, 0) + count
-        return ConnectionGauges(self._connections, paused, undurable)
+        workers = self.count, self.serving
+        return ConnectionGauges(self._connections, paused, undurable, workers)
 
     @property
     def serving(self) -> int:

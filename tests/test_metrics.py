@@ -49,6 +49,16 @@ class MetricsTest(SynchronousTestCase):
         ]
         return found
 
+    def test_workers(self) -> None:
+        """Without worker processes nothing is said of them."""
+        self.assertEqual(self.scrape()["msglog_workers"].samples, [])
+        figures = evolve(self.bench.figures(), workers=(3, 2))
+        made = Scrape(figures, Health((), (), ()), self.bench.limits)
+        text = generate_latest(registry_of(made)).decode()
+        families = {f.name: f for f in text_string_to_metric_families(text)}
+        self.assertEqual(self.value(families, "msglog_workers", state="serving"), 2)
+        self.assertEqual(self.value(families, "msglog_workers", state="away"), 1)
+
     def test_values(self) -> None:
         """What was committed is what is scraped."""
         appended(self.bench.store, make_batch(A, 1, b"a", b"b", b"c"))

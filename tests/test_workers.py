@@ -435,6 +435,17 @@ class PoolTest(PairCase):
                 with self.assertRaisesRegex(StartError, "of ssl:1: .* there is --listen-tls"):
                     pool.accept_from("ssl:1", port)
 
+    def test_serves_again(self) -> None:
+        """One in the place of one that ended is said to serve, and gauged; the first is not said."""
+        pool, heard = self.make_pair().pool, []
+        pool._log = SimpleNamespace(info=lambda format, **more: heard.append(more))
+        for said in ([], [{"place": 0}]):
+            pool._workers[0] = Worker(0, 0.0, pipe=Wire())
+            self.assertEqual(pool.gauges().workers, (1, 0))
+            pool.received(pool._workers[0], READY, 0, b"")
+            self.assertEqual(heard, said)
+            self.assertEqual(pool.gauges().workers, (1, 1))
+
     def test_one_that_is_silent(self) -> None:
         """A worker that says nothing for half a minute is killed; a word is enough."""
         pool = self.make_pair().pool
