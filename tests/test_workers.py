@@ -436,7 +436,7 @@ class PoolTest(PairCase):
                     pool.accept_from("ssl:1", port)
 
     def test_serves_again(self) -> None:
-        """One in the place of one that ended is said to serve, and gauged; the first is not said."""
+        """One in the place of one that ended is said to serve, and gauged; not the first."""
         pool, heard = self.make_pair().pool, []
         pool._log = SimpleNamespace(info=lambda format, **more: heard.append(more))
         for said in ([], [{"place": 0}]):
