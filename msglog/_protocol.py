@@ -140,9 +140,7 @@ class _Owed:
 
     def stored(self) -> bool:
         """Take the store's verdict that all is stored, if the connection owes nothing else."""
-        run = self.run
-        assert run is not None
-        return self.connection.acknowledge_alone(self.cost, run)
+        return self.connection.acknowledge_alone(self)
 
     def refuse(self, code: NackCode, reason: str) -> None:
         """Refuse the whole run."""
@@ -348,21 +346,22 @@ class MessageLogProtocol(Int32StringReceiver):
             self._flushing = True
             self.factory.flush_soon(self)
 
-    def acknowledge_alone(self, cost: int, run: Run) -> bool:
+    def acknowledge_alone(self, one: _Owed) -> bool:
         """
-        Answer that a run is stored, if nothing else is owed or to be seen to; whether it was.
+        Answer that all is stored, if nothing else is owed or to be seen to; whether it was.
 
         Nearly every answer of a client that waits for each is this, in a third of the time.
         """
         owed = self._owed
-        if len(owed) != 1 or self._held or self._state is not _OPEN:
+        if len(owed) != 1 or owed[0] is not one or self._held or self._state is not _OPEN:
             return False
         owed.clear()
-        self._unanswered -= cost
+        self._unanswered -= one.cost
         factory = self.factory
-        factory.undurable -= cost
+        factory.undurable -= one.cost
         answers = self._answers
-        answers.send(encode_acks(run.heads))
+        assert one.run is not None
+        answers.send(encode_acks(one.run.heads))
         if answers.unread and answers.unread > factory.limits.max_unread_bytes:
             self.hold(_UNREAD)
         return True

@@ -151,7 +151,7 @@ class Recovery:
                 self._finish_rotated(coverage)
             if not size and coverage.complete and coverage.file:
                 self._say_if_lost(coverage)
-            if coverage.file != self.file or not size:
+            if coverage.file != self.file or not self.file:
                 self._replay_later(coverage)
         size, kept = self._replay(fd, self._path, offset, joining=coverage is None, lazy=lazy)
         if not size:
@@ -250,7 +250,9 @@ class Recovery:
         """
         found = self._whole_rotated(coverage)
         if found is not None:
-            self._replay_rotated(found, coverage.offset, joining=False, lazy=coverage.lazy)
+            size, path = found
+            if size > coverage.offset or not coverage.complete:
+                self._replay_rotated(path, coverage.offset, joining=False, lazy=coverage.lazy)
             return
         if coverage.complete:
             return
@@ -284,17 +286,22 @@ class Recovery:
         if the server was killed in a log's first commit, before it told the ledger of it.  Nothing
         of that was acknowledged, but it would be there twice.
         """
-        later: dict[bytes, tuple[int, Path]] = {}
+        later: dict[bytes, tuple[int, RotatedFile]] = {}
+        others = self._other_logs()
         for file in self._rotated():
-            if file.time <= coverage.time or 0 < self.began <= file.time:
+            if file.time <= self.last_time or 0 < self.began <= file.time:
                 continue
             name = identify(file.first)
             # What is named in another way may be another log, whose clients are not ours.
-            if name not in (coverage.file, self.file) and (
-                file.is_dated(self._path) or self._is_one_commit(file)
+            if (
+                name not in (coverage.file, self.file)
+                and not file.path.name.startswith(others)
+                and (file.is_dated(self._path) or self._is_one_commit(file))
             ):
                 # A copy that was made earlier begins with the same line; the longest is the log.
-                later[name] = max(later.get(name, (0, file.path)), (self._length(file), file.path))
+                length = self._length(file)
+                if name not in later or length > later[name][0]:
+                    later[name] = length, file
         if later and (self.file or len(later) > 1):
             self._log.warn(
                 "the ledger is older than {log}: it is brought up to date from {count} files that "
@@ -303,9 +310,29 @@ class Recovery:
                 log=str(self._path),
                 count=len(later),
             )
-        for _, path in later.values():
-            with suppress(LogLocked):  # another server's
-                self._replay_rotated(path, 0, joining=False, lazy=coverage.lazy)
+        for _, file in later.values():
+            if file.time <= self.last_time:
+                continue  # a part of the one before
+            try:
+                # A ledger that knows of no message is none: files may have been deleted already.
+                joining = not coverage.time
+                self._replay_rotated(file.path, 0, joining=joining, lazy=coverage.lazy)
+            except LogLocked:
+                pass  # another server's
+            except LogDamaged as e:
+                raise LogDamaged(
+                    f"{file.path} is later than all that the ledger knows, but does not follow it: "
+                    f"{e}. If it is no part of this log, move it away from here"
+                ) from None
+
+    def _other_logs(self) -> tuple[str, ...]:
+        """The names of other servers' logs that begin as this one's does: a ledger tells them."""
+        suffix = ".ledger"
+        return tuple(
+            path.name.removesuffix(suffix)
+            for path in self._disk.beside(self._path)
+            if path.name.endswith(suffix) and path.name != self._ledger_path.name
+        )
 
     def _length(self, file: RotatedFile) -> int:
         fd = self._disk.open_to_read(file.path)
@@ -327,8 +354,11 @@ class Recovery:
             self._disk.close(fd)
         return True
 
-    def _whole_rotated(self, coverage: Coverage) -> Path | None:
-        """The file beside the log that the ledger knows, with all of it that the ledger covers."""
+    def _whole_rotated(self, coverage: Coverage) -> tuple[int, Path] | None:
+        """
+        The file beside the log that the ledger knows, with all of it that the ledger covers: its
+        length and its name.
+        """
         # A copy that was made earlier begins with the same line; the longest one is the log.
         found = []
         for file in self._rotated():
@@ -339,7 +369,7 @@ class Recovery:
                         found.append((self._disk.size(fd), file.path))
                 finally:
                     self._disk.close(fd)
-        return max(found)[1] if found else None
+        return max(found) if found else None
 
     def _replay_rotated(self, path: Path, offset: int, *, joining: bool, lazy: bool) -> None:
         fd = self._disk.open(path)

@@ -49,7 +49,8 @@ class Round:
     @param reactor: for time, and for the end of a turn.
     @param store: what takes the bundles.
     @param counts: where ACKs are counted, and how long they took.
-    @ivar began: when this round of reads began, as C{reactor.seconds} has it.
+    @ivar began: when this round of reads began, or what comes without one, as C{reactor.seconds}
+        has it.
     """
 
     _log = Logger()
@@ -93,11 +94,12 @@ class Round:
         self._lines.append(lines)
         size = len(lines)
         self._bytes += size
-        if self._bytes >= _BUNDLE_BYTES or len(self._runs) >= _BUNDLE_BATCHES:
-            self.hand_over()
         if not self._reading and not self._scheduled:
             self._scheduled = True
+            self.began = self._reactor.seconds()
             self._reactor.callLater(0, self._turn_ended)
+        if self._bytes >= _BUNDLE_BYTES or len(self._runs) >= _BUNDLE_BATCHES:
+            self.hand_over()
         return size
 
     def _turn_ended(self) -> None:
@@ -110,7 +112,7 @@ class Round:
         if not runs:
             return
         bundle = _bundle(runs, self._lines)
-        began = self.began if self._reading else self._reactor.seconds()
+        began = self.began
         self._runs, self._awaiting, self._lines = [], [], []
         self._bytes = 0
         try:

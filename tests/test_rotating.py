@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from msglog import Limits, NackCode, StoreFailed
+from msglog import Limits, LogDamaged, NackCode, StoreFailed
 from msglog._batch import STORED
 from msglog._frames import message_checksum
 from msglog._logfile import predecessors
@@ -164,12 +164,79 @@ class BySize(Case):
         for path in self.rotated():
             line = path.read_bytes().splitlines(keepends=True)[0]
             (self.folder / f"log-{path.name[4:]}").write_bytes(line)  # made when it was shorter
-        between = int(self.now * 1e6) + 3
-        other = [Record(between + n, B, n, message_checksum(B, n, b""), b"") for n in (1, 2)]
-        (self.folder / "log-other").write_bytes(b"".join(map(format_line, other)))
+        self.a_log("log-other", 4, 1, 2)
         self.ledger.write_bytes(older)
         writer = self.open()
         self.assertEqual(writer.commit([Asking(A), Asking(B)]), [9, 0])
+
+    def a_log(self, name: str, first: int, *sequences: int) -> None:
+        """Another file of records of B, one a microsecond, the first so many after the start."""
+        start = int(self.now * 1e6) + first
+        records = [
+            Record(start + at, B, n, message_checksum(B, n, b""), b"")
+            for at, n in enumerate(sequences)
+        ]
+        (self.folder / name).write_bytes(b"".join(map(format_line, records)))
+
+    def test_older_ledger_and_another_log(self) -> None:
+        """One whose name begins alike, with a number: its ledger tells its files from ours."""
+        self.open().close()  # a ledger that knows of nothing
+        self.a_log("log-2", 5, 8, 9)
+        self.a_log("log-2.1", 1, 1, 2)
+        self.a_log("log-2.2026-11-24T000000.000000Z", 3, 3, 4)
+        (self.folder / "log-2.ledger").touch()
+        self.assertEqual(self.open().commit([Asking(B)]), [0])
+
+    def test_archives_beside_an_empty_log(self) -> None:
+        """A ledger that knows of no message is none: older files may have been deleted."""
+        self.open().close()
+        self.a_log("log-20261124", 1, 7, 8)
+        self.assertEqual(self.open().commit([Asking(B)]), [8])
+
+    def test_older_ledger_and_a_torn_first_commit(self) -> None:
+        """What was rotated away counts also if nothing of the log itself is whole."""
+        self.open().close()
+        older = self.ledger.read_bytes()
+        self.write(self.open(), 1, 2)
+        self.writers[-1].close()
+        self.log.rename(self.folder / "log.1")
+        self.log.write_bytes(b'{"time":"20')
+        self.ledger.write_bytes(older)
+        self.assertEqual(self.open().commit([Asking(A)]), [2])
+
+    def test_an_extract_beside_it(self) -> None:
+        """What was copied out of the log is in it; no start stumbles over that."""
+        writer = self.open()
+        self.write(writer, 1, 1)
+        writer._save(durable=True, complete=False)
+        writer.commit([entry(A, 2, b"2")])
+        last = self.log.read_bytes().splitlines(keepends=True)[-1]
+        for name in ("log.last", "log-20261124"):
+            (self.folder / name).write_bytes(last)
+        self.crash()
+        self.log.rename(self.folder / "log.1")
+        self.assertEqual(self.open().commit([Asking(A)]), [2])
+
+    def test_archived_and_protected(self) -> None:
+        """A log that was moved away whole is not opened to be written, nor locked."""
+        writer = self.open()
+        self.write(writer, 1, 1)
+        writer.close()
+        self.log.rename(self.folder / "log.1")
+        opened, paths = self.disk.open, []
+        self.disk.open = lambda path: (paths.append(path), opened(path))[1]
+        self.write(self.open(), 2, 1)
+        self.assertEqual(paths, [self.log])
+
+    def test_later_but_no_part(self) -> None:
+        """What is taken for a later file and does not follow is named, with what to do."""
+        writer = self.open()
+        self.write(writer, 1, 1)
+        writer.close()
+        self.log.rename(self.folder / "log.1")
+        self.a_log("log.2", 100, 5)
+        with self.assertRaisesRegex(LogDamaged, "log.2 is later .* move it away from here"):
+            self.open()
 
     def every_once(self) -> list[int]:
         files = [path for path in self.folder.glob("log*") if path.suffix != ".ledger"]

@@ -98,6 +98,11 @@ class RoundTest(SynchronousTestCase):
         self.add(waiter(A, 2, b"x"))
         self.clock.advance(0)
         self.assertEqual(len(self.store.handed), 4)
+        # How long it took counts from when it came.
+        self.add(waiter(A, 3, b"x"))
+        self.clock.advance(0.5)
+        self.store.judged[-1]([])
+        self.assertEqual(self.counts.ack_seconds.total, 0.5)
 
     def test_a_question(self) -> None:
         """What came before a question is handed over before it; the rest at the round's end."""
