@@ -29,14 +29,17 @@ class Bundle:
     @ivar firsts: the sequence of its first message.
     @ivar counts: how many messages it has, at least one.
     @ivar checksums: those of all messages, batch after batch.
-    @ivar lines: the lines of all messages, L{UNTIMED<msglog._records.UNTIMED>}, in the same order.
+    @ivar lines: the lines of all messages, L{UNTIMED<msglog._records.UNTIMED>}, in the same order,
+        as pieces of whole lines.
+    @ivar size: their length, bytes.
     """
 
     clients: list[bytes]
     firsts: Sequence[int]
     counts: Sequence[int]
     checksums: Sequence[int]
-    lines: bytes
+    lines: list[bytes]
+    size: int
 
     def __len__(self) -> int:
         """How many batches there are."""
@@ -62,7 +65,7 @@ class Bundle:
 
         @param known: the batch's index and how many of its messages, in order of the index.
         """
-        lines = self.lines.splitlines(keepends=True)
+        lines = b"".join(self.lines).splitlines(keepends=True)
         kept: list[bytes] = []
         at = begun = 0  # the batch, and the message that it begins with
         copied = 0

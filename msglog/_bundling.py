@@ -48,14 +48,13 @@ class BundlingStore:
 
     def append(self, batch: Batch, judged: Callable[[Verdict], None]) -> int:
         """See L{IStore.append}."""
-        checksums = batch.checksums
-        bundle = Bundle(
-            [batch.client], [batch.first], [len(checksums)], checksums, format_lines(batch)
-        )
+        lines, checksums = format_lines(batch), batch.checksums
+        size = len(lines)
+        bundle = Bundle([batch.client], [batch.first], [len(checksums)], checksums, [lines], size)
         self.append_bundle(
             bundle, lambda exceptions: judged(exceptions[0][1] if exceptions else STORED)
         )
-        return len(bundle.lines)
+        return size
 
     def append_bundle(self, bundle: Bundle, judged: Callable[[Exceptions], None]) -> None:
         """See L{IGatheringStore.append_bundle}."""

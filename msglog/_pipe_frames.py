@@ -116,7 +116,7 @@ def encode_bundle(number: int, bundle: Bundle) -> bytes:
             array("Q", bundle.firsts).tobytes(),
             array("I", bundle.counts).tobytes(),
             array("I", bundle.checksums).tobytes(),
-            bundle.lines,
+            *bundle.lines,
         )
     )
     return HEAD.pack(len(payload), BUNDLE, number) + payload
@@ -150,7 +150,9 @@ def decode_bundle(payload: bytes) -> Bundle:
         raise BadFrame("a bundle whose numbers do not fit each other")
     ids = payload[_BUNDLE.size : firsts_at]
     clients = [ids[at : at + _CLIENT_BYTES] for at in range(0, len(ids), _CLIENT_BYTES)]
-    return Bundle(clients, firsts, counts, array("I", payload[checksums_at:lines_at]), lines)
+    return Bundle(
+        clients, firsts, counts, array("I", payload[checksums_at:lines_at]), [lines], len(lines)
+    )
 
 
 def encode_exceptions(number: int, exceptions: Exceptions) -> bytes:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["IAwaiting", "Round"]
 
-# Where a bundle is cut: a few of these are a commit, and whoever judges them goes on with others in
-# between.
-_BUNDLE_BYTES = 1024 * 1024
+# Where a bundle is cut: a commit takes whole ones, so it is too large by no more than this; and a
+# worker's takes its turn among those of others.
+_BUNDLE_BYTES = 256 * 1024
 _BUNDLE_BATCHES = 1024
 
 
@@ -111,7 +111,7 @@ class Round:
         runs, awaiting = self._runs, self._awaiting
         if not runs:
             return
-        bundle = _bundle(runs, self._lines)
+        bundle = _bundle(runs, self._lines, self._bytes)
         began = self.began
         self._runs, self._awaiting, self._lines = [], [], []
         self._bytes = 0
@@ -154,16 +154,17 @@ class Round:
             waited.total += seconds * acked
 
 
-def _bundle(runs: list[Run], lines: list[bytes]) -> Bundle:
+def _bundle(runs: list[Run], lines: list[bytes], size: int) -> Bundle:
     if len(runs) == 1:  # 0.3 µs and not 1.1
         (run,) = runs
         checksums = run.checksums
-        return Bundle([run.client], [run.first], [len(checksums)], checksums, lines[0])
+        return Bundle([run.client], [run.first], [len(checksums)], checksums, lines, size)
     columns = [run.checksums for run in runs]
     return Bundle(
         [run.client for run in runs],
         [run.first for run in runs],
         list(map(len, columns)),
         list(chain.from_iterable(columns)),
-        b"".join(lines),
+        lines,
+        size,
     )

@@ -139,7 +139,7 @@ class FileStore(Service):
         if not self._takes:
             judged(bundle.refused(*self._refusal()))
             return
-        self._waiting_bytes += len(bundle.lines)
+        self._waiting_bytes += bundle.size
         self._waiting_batches += len(bundle)
         self._waiting.append(bundle)
         self._answers.append(judged)
@@ -190,7 +190,7 @@ class FileStore(Service):
             in_place = self._in_place
             taken = self._commit_length()
             entries, self._waiting = self._waiting[:taken], self._waiting[taken:]
-            self._waiting_bytes = sum(len(entry.lines) for entry in self._waiting)
+            self._waiting_bytes = sum(map(_size, self._waiting))
             self._waiting_batches = sum(map(_batches, self._waiting))
             self._writing = entries
             self._writing_answers = self._answers[:taken]
@@ -222,7 +222,7 @@ class FileStore(Service):
         taken = size = 0
         while size < self._limits.max_commit_bytes:
             entry = self._waiting[taken]
-            size += len(entry.lines) + _BATCH_COST * _batches(entry)
+            size += _size(entry) + _BATCH_COST * _batches(entry)
             taken += 1
         return taken
 
@@ -450,6 +450,11 @@ class FileStore(Service):
             self._fail(result)
         stopped, self._stopped = self._stopped, None
         stopped.callback(None)
+
+
+def _size(entry: Entry) -> int:
+    """How many bytes an entry's lines have."""
+    return entry.size if isinstance(entry, Bundle) else len(entry.lines)
 
 
 def _batches(entry: Entry) -> int:

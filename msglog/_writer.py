@@ -348,7 +348,7 @@ class LogWriter:
                 messages += len(entry.checksums)
                 if not others:
                     results.append(())
-                    parts.append(entry.lines)
+                    parts += entry.lines
                     continue
                 results.append([(i, verdict) for i, _, verdict in others if verdict is not STORED])
                 known = [(i, start) for i, start, _ in others if start]

@@ -635,7 +635,8 @@ class FileStoreTest(FileCase):
 class GatheringTest(FileCase):
     def bundle(self, client: bytes, first: int, body: bytes) -> Bundle:
         batch = make_batch(client, first, body)
-        return Bundle([client], [first], [1], batch.checksums, format_lines(batch))
+        lines = format_lines(batch)
+        return Bundle([client], [first], [1], batch.checksums, [lines], len(lines))
 
     def test_waits_until_told(self) -> None:
         """Bundles are one commit, begun when it is said that these were all."""

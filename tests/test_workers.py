@@ -224,7 +224,8 @@ def bundle_of(batches: list[Batch]) -> Bundle:
         [batch.first for batch in batches],
         [len(batch) for batch in batches],
         [checksum for batch in batches for checksum in batch.checksums],
-        b"".join(map(format_lines, batches)),
+        lines := [format_lines(batch) for batch in batches],
+        sum(map(len, lines)),
     )
     ((_, _, payload),) = split(encode_bundle(1, bundle))
     return decode_bundle(payload)
@@ -288,28 +289,29 @@ class LedgerTest(SynchronousTestCase):
 class FramesTest(SynchronousTestCase):
     def test_bad_bundles(self) -> None:
         """A bundle whose numbers do not fit each other is said to be one."""
-        good = ([A, B], [1, 5], [1, 2], [7, 8, 9], b"a\nb\nc\n")
+        good = ([A, B], [1, 5], [1, 2], [7, 8, 9], [b"a\n", b"b\nc\n"], 6)
         bundle = decode_bundle(split(encode_bundle(1, Bundle(*good)))[0][2])
-        self.assertEqual((bundle.clients, bundle.lines), ([A, B], b"a\nb\nc\n"))
+        self.assertEqual((bundle.clients, bundle.lines), ([A, B], [b"a\nb\nc\n"]))
+        self.assertEqual(bundle.size, 6)
         for place, wrong in (
             (1, [0, 5]),
             (1, [1, MAX_SEQUENCE + 1]),
             (2, [0, 3]),
             (2, [1, 1]),
             (3, [7, 8]),
-            (4, b"a\nb\nc"),
+            (4, [b"a\nb\nc"]),
         ):
             bad = [*good[:place], wrong, *good[place + 1 :]]
             payload = split(encode_bundle(1, Bundle(*bad)))[0][2]
             self.assertRaises(BadFrame, decode_bundle, payload)
         self.assertRaises(
-            BadFrame, decode_bundle, split(encode_bundle(1, Bundle([], [], [], [], b"")))[0][2]
+            BadFrame, decode_bundle, split(encode_bundle(1, Bundle([], [], [], [], [], 0)))[0][2]
         )
 
     def test_any_bytes(self) -> None:
         """Whatever a worker says, its frames are taken or said to be bad, and nothing else."""
         chance = random.Random(7)
-        good = split(encode_bundle(1, Bundle([A], [1], [2], [7, 8], b"a\nb\n")))[0][2]
+        good = split(encode_bundle(1, Bundle([A], [1], [2], [7, 8], [b"a\nb\n"], 4)))[0][2]
         refusal = Verdict((Refusal(0, 1, NackCode.CONFLICT, 2, "why"),))
         verdicts = split(encode_exceptions(1, [(0, refusal)]))[0][2]
         figures = split(encode_figures(WorkerFigures(ConnectionCounts(), {}, 0)))[0][2]
