@@ -288,7 +288,7 @@ class Connection:
             model.violate(f"{what}: an ENQUIRY is answered NACK {code}")
         known = model.logged(owed.client, owed.sequence)
         if code == NOT_STORED:
-            full = model.scarce and body[9:].endswith(b"and is full")
+            full = model.scarce and body[9:].endswith(b"until it is written to its file")
             if model.faults() == owed.faults and not model.failed() and not full:
                 model.violate(f"{what}: NOT_STORED, but the disk is well")
             if not (model.failed() or last <= expected - 1 <= now):
