@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from msglog import MessageLogFactory, NackCode
+from msglog import Limits, MessageLogFactory, NackCode
 from msglog._batch import STORED, Refusal, Verdict
 from msglog._busiest import Busiest
 from msglog._counts import ConnectionCounts
@@ -249,3 +249,33 @@ class FileRoundTest(FileCase):
         self.settle(store)
         (third,) = transport.answers()
         self.assertEqual((third.sequence, factory.undurable, factory.counts.acked), (3, 0, 3))
+
+    def test_who_does_not_read(self) -> None:
+        """A peer that leaves its answers is not read; when it has taken them, it is again."""
+        store = self.make_store()
+        factory = MessageLogFactory(self.clock, store, Limits(max_unread_bytes=20))
+        self.addCleanup(lambda: factory._sweep.running and factory._sweep.stop())
+        protocol = factory.buildProtocol(None)
+        transport = MemoryTransport()
+        protocol.makeConnection(transport)
+        transport.stalled = True
+        protocol.dataReceived(encode_message(A, 1, b"x"))
+        self.settle(store)
+        self.assertEqual(factory.gauges().paused["unread"], 1)
+        transport.drain()
+        self.assertEqual(factory.gauges().paused["unread"], 0)
+
+    def test_who_is_gone(self) -> None:
+        """What a connection that was lost had handed over is stored, and nothing stays owed."""
+        store = self.make_store()
+        factory = MessageLogFactory(self.clock, store)
+        self.addCleanup(lambda: factory._sweep.running and factory._sweep.stop())
+        protocol = factory.buildProtocol(None)
+        transport = MemoryTransport()
+        protocol.makeConnection(transport)
+        protocol.dataReceived(encode_message(A, 1, b"x"))
+        protocol.connectionLost()
+        self.settle(store)
+        self.assertEqual(transport.answers(), [])
+        self.assertEqual(self.stored(store), [(A, 1, b"x")])
+        self.assertEqual(factory.undurable, 0)
