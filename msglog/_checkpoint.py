@@ -391,9 +391,8 @@ class Checkpoint:
         except BaseException:
             self._roll_back()
             raise
-        with suppress(
-            FileNotFoundError
-        ):  # deleted by somebody; SQLite goes on with what it has open
+        # If somebody deleted it, SQLite goes on with what it has open.
+        with suppress(FileNotFoundError):
             if self._wal.stat().st_size > _FOLD_BYTES:
                 self._fold()
 

@@ -57,10 +57,10 @@ class Histogram:
         self.buckets = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def note(self, value: float) -> None:
-        """Count one value."""
-        self.buckets[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def note(self, value: float, times: int = 1) -> None:
+        """Count a value, once or so many times."""
+        self.buckets[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
     def add(self, other: Histogram) -> None:
         """Count what another one of the same ranges has counted."""

@@ -8,7 +8,6 @@ verdict on all of it comes back: nearly always that all is stored.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +16,7 @@ from twisted.logger import Logger
 
 from ._batch import STORED, NackCode, Verdict
 from ._bundle import Bundle, Exceptions
-from ._counts import SECONDS, ConnectionCounts
+from ._counts import ConnectionCounts
 from ._records import format_lines
 
 if TYPE_CHECKING:
@@ -148,10 +147,7 @@ class Round:
                 self._log.failure("a verdict was not taken by what had asked for it")
         if acked:
             counts.acked += acked
-            seconds = max(self._reactor.seconds() - began, 0.0)
-            waited = counts.ack_seconds
-            waited.buckets[bisect_left(SECONDS, seconds)] += acked
-            waited.total += seconds * acked
+            counts.ack_seconds.note(max(self._reactor.seconds() - began, 0.0), acked)
 
 
 def _bundle(runs: list[Run], lines: list[bytes], size: int) -> Bundle:

@@ -21,6 +21,22 @@ from .test_store import FileCase
 
 A, B, C = bytes(range(16)), bytes(range(16, 32)), bytes(range(32, 48))
 
+# Batches for one commit, when A has 1 and 2: new, again, partly new, other bytes, out of order, and
+# partly the same as the one before; and what is stored in the end.
+MIXED = [
+    (B, 1, b"new"),
+    (A, 1, b"a", b"b"),
+    (A, 2, b"b", b"c", b"d"),
+    (A, 1, b"X", b"b"),
+    (B, 3, b"too", b"far"),
+    (C, 1, b"c1", b"c2"),
+    (C, 2, b"c2", b"c3"),
+]
+MIXED_STORED = [
+    *((A, 1, b"a"), (A, 2, b"b"), (B, 1, b"new"), (A, 3, b"c"), (A, 4, b"d")),
+    *((C, 1, b"c1"), (C, 2, b"c2"), (C, 3, b"c3")),
+]
+
 
 @define(eq=False, slots=False)
 class Waiter:
@@ -64,6 +80,15 @@ def waiter(client: bytes, first: int, *bodies: bytes) -> Waiter:
     batch = make_batch(client, first, *bodies)
     heads = [bytes(29)] * len(bodies)
     return Waiter(Run(client, first, batch.checksums, batch.bodies, heads))
+
+
+def connect(case, store, **limits) -> tuple:
+    """A factory of its own for a store, and a connection: protocol and transport."""
+    factory = MessageLogFactory(case.clock, store, Limits(**limits))
+    case.addCleanup(lambda: factory._sweep.running and factory._sweep.stop())
+    protocol, transport = factory.buildProtocol(None), MemoryTransport()
+    protocol.makeConnection(transport)
+    return factory, protocol, transport
 
 
 class RoundTest(SynchronousTestCase):
@@ -118,10 +143,7 @@ class RoundTest(SynchronousTestCase):
 
     def test_a_question_of_a_connection(self) -> None:
         """The store is asked when it has what came before."""
-        factory = MessageLogFactory(self.clock, self.store)
-        self.addCleanup(lambda: factory._sweep.running and factory._sweep.stop())
-        protocol = factory.buildProtocol(None)
-        protocol.makeConnection(MemoryTransport())
+        _, protocol, _ = connect(self, self.store)
         protocol.dataReceived(
             encode_message(A, 1, b"x") + encode_enquiry(A) + encode_message(A, 2, b"y")
         )
@@ -192,15 +214,7 @@ class FileRoundTest(FileCase):
         rounds.add(first.run, first)
         self.settle(store)
         self.assertIs(first.verdict, STORED)
-        waiters = [
-            waiter(B, 1, b"new"),
-            waiter(A, 1, b"a", b"b"),
-            waiter(A, 2, b"b", b"c", b"d"),
-            waiter(A, 1, b"X", b"b"),
-            waiter(B, 3, b"too", b"far"),
-            waiter(C, 1, b"c1", b"c2"),
-            waiter(C, 2, b"c2", b"c3"),
-        ]
+        waiters = [waiter(*batch) for batch in MIXED]
         rounds.begin()
         for one in waiters:
             rounds.add(one.run, one)
@@ -218,22 +232,12 @@ class FileRoundTest(FileCase):
                 *([], []),
             ],
         )
-        self.assertEqual(
-            self.stored(store),
-            [
-                *((A, 1, b"a"), (A, 2, b"b"), (B, 1, b"new"), (A, 3, b"c"), (A, 4, b"d")),
-                *((C, 1, b"c1"), (C, 2, b"c2"), (C, 3, b"c3")),
-            ],
-        )
+        self.assertEqual(self.stored(store), MIXED_STORED)
 
     def test_a_connection(self) -> None:
         """Messages and questions of one connection are answered in their order."""
         store = self.make_store()
-        factory = MessageLogFactory(self.clock, store)
-        self.addCleanup(lambda: factory._sweep.running and factory._sweep.stop())
-        protocol = factory.buildProtocol(None)
-        transport = MemoryTransport()
-        protocol.makeConnection(transport)
+        factory, protocol, transport = connect(self, store)
         protocol.dataReceived(
             encode_message(A, 1, b"x") + encode_enquiry(A) + encode_message(A, 2, b"y")
         )
@@ -253,11 +257,7 @@ class FileRoundTest(FileCase):
     def test_who_does_not_read(self) -> None:
         """A peer that leaves its answers is not read; when it has taken them, it is again."""
         store = self.make_store()
-        factory = MessageLogFactory(self.clock, store, Limits(max_unread_bytes=20))
-        self.addCleanup(lambda: factory._sweep.running and factory._sweep.stop())
-        protocol = factory.buildProtocol(None)
-        transport = MemoryTransport()
-        protocol.makeConnection(transport)
+        factory, protocol, transport = connect(self, store, max_unread_bytes=20)
         transport.stalled = True
         protocol.dataReceived(encode_message(A, 1, b"x"))
         self.settle(store)
@@ -268,11 +268,7 @@ class FileRoundTest(FileCase):
     def test_who_is_gone(self) -> None:
         """What a connection that was lost had handed over is stored, and nothing stays owed."""
         store = self.make_store()
-        factory = MessageLogFactory(self.clock, store)
-        self.addCleanup(lambda: factory._sweep.running and factory._sweep.stop())
-        protocol = factory.buildProtocol(None)
-        transport = MemoryTransport()
-        protocol.makeConnection(transport)
+        factory, protocol, transport = connect(self, store)
         protocol.dataReceived(encode_message(A, 1, b"x"))
         protocol.connectionLost()
         self.settle(store)

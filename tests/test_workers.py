@@ -58,6 +58,7 @@ from msglog._tls import ServerTLS, TLSFactory
 from msglog._workers import Worker, WorkerPool
 from msglog.testing import StoreContract, appended, make_batch
 
+from .test_round import MIXED, MIXED_STORED
 from .test_store import FileCase
 
 A, B, C = bytes(range(16)), bytes(range(16, 32)), bytes(range(32, 48))
@@ -151,15 +152,7 @@ class BundlingTest(PairCase):
         first = appended(store, make_batch(A, 1, b"a", b"b"))
         self.settle()
         self.assertIs(self.successResultOf(first), STORED)
-        batches = [
-            make_batch(B, 1, b"new"),
-            make_batch(A, 1, b"a", b"b"),
-            make_batch(A, 2, b"b", b"c", b"d"),
-            make_batch(A, 1, b"X", b"b"),
-            make_batch(B, 3, b"too", b"far"),
-            make_batch(C, 1, b"c1", b"c2"),
-            make_batch(C, 2, b"c2", b"c3"),
-        ]
+        batches = [make_batch(*batch) for batch in MIXED]
         said: list[Exceptions] = []
         store.append_bundle(bundle_of(batches), said.append)
         self.settle()
@@ -169,13 +162,7 @@ class BundlingTest(PairCase):
             codes,
             {3: [(0, 1, NackCode.CONFLICT, 5)], 4: [(0, 2, NackCode.OUT_OF_ORDER, 2)]},
         )
-        self.assertEqual(
-            self.stored(self.file_store),
-            [
-                *((A, 1, b"a"), (A, 2, b"b"), (B, 1, b"new"), (A, 3, b"c"), (A, 4, b"d")),
-                *((C, 1, b"c1"), (C, 2, b"c2"), (C, 3, b"c3")),
-            ],
-        )
+        self.assertEqual(self.stored(self.file_store), MIXED_STORED)
 
     def test_nothing_new(self) -> None:
         """A bundle of resends writes nothing."""
