@@ -153,11 +153,11 @@ class Limits:
         "larger ones gain nothing and let the first message wait for the last",
     )
     in_place_bytes: int = _limit(
-        64 * KIB,
+        1 * MIB,
         "bytes",
-        "of a commit that is written in the reactor's thread while the disk is quick, or 512 for "
-        "each of its batches, if that is more; 0: none",
-        "a hand-over to another thread costs a small commit more than its write",
+        "of a commit that is written in the reactor's thread while the disk is quick (5 ms for a "
+        "write and its sync); 0: none",
+        "to wait for another thread costs more than the disk does; more than this takes it long",
         minimum=0,
     )
     ledger_memory: int = _limit(

@@ -7,16 +7,20 @@ __all__ = ["Quickness"]
 # What any thread may take from the reactor at a time anyhow: CPython's switch interval.
 _QUICK_SECONDS = 0.005
 
-# So many commits in a row must have been quick.  A disk that hangs now and then takes the reactor
+# The same while commits are made in a thread of their own: it waits for the interpreter besides,
+# after the write and after the sync, up to a switch interval each.
+_QUICK_SECONDS_APART = 0.015
+
+# So many writes in a row must have been quick.  A disk that hangs now and then takes the reactor
 # along once each time, and not again before it has been itself for a while.
-_COMMITS = 16
+_WRITES = 16
 
 
 class Quickness:
     """
-    Takes note of how long commits take.
+    Takes note of how long the disk takes for what it is given.
 
-    @ivar lately: whether all of the last commits were quick.
+    @ivar lately: whether it was quick each time of late.
     """
 
     __slots__ = ("_quick", "lately")
@@ -26,10 +30,10 @@ class Quickness:
         self.lately = False
 
     def note(self, seconds: float) -> None:
-        """A commit took so long."""
-        if seconds > _QUICK_SECONDS:
+        """A write and its sync took so long."""
+        if seconds > (_QUICK_SECONDS if self.lately else _QUICK_SECONDS_APART):
             self._quick = 0
             self.lately = False
         elif not self.lately:
             self._quick += 1
-            self.lately = self._quick >= _COMMITS
+            self.lately = self._quick >= _WRITES

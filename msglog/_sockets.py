@@ -19,6 +19,11 @@ __all__ = ["SocketAnswers", "SocketReader", "TransportAnswers"]
 # What is read of a socket at a time, as Twisted does it.
 _READ_BYTES = 64 * 1024
 
+# What a round may bring of sockets that have more than one read takes.  It is one commit, and a
+# larger one is cheaper: 1.2 times the rate of one client with 1,000 messages in flight.  Where many
+# have as much, the first reads are enough.
+_FULL_BYTES = 256 * 1024
+
 # Answers handed to a transport at a time: when they are gone, the peer is reading.
 _CHUNK_BYTES = 64 * 1024
 
@@ -103,6 +108,7 @@ class SocketReader:
 
     def _round(self) -> None:
         sockets = self._sockets
+        full = 0
         for fd, _ in self._epoll.poll(0, len(sockets)):
             found = sockets.get(fd)
             if found is None:
@@ -114,6 +120,12 @@ class SocketReader:
                 continue
             except OSError:
                 data = b""
+            if len(data) == _READ_BYTES:
+                full += _READ_BYTES
+                if full < _FULL_BYTES:
+                    rest = _rest(recv, _FULL_BYTES - full)
+                    full += len(rest)
+                    data += rest
             try:
                 if data:
                     connection.dataReceived(data)
@@ -131,6 +143,14 @@ class SocketReader:
     def logPrefix(self) -> str:
         """See L{IReadDescriptor}."""
         return "msglog"
+
+
+def _rest(recv: Callable[[int], bytes], count: int) -> bytes:
+    """What more a socket has, at most so many bytes."""
+    try:
+        return recv(count)
+    except OSError:
+        return b""  # nothing, or an error that the next round finds too
 
 
 @implementer(IPullProducer)

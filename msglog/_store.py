@@ -4,9 +4,9 @@ The embedded store: a L{LogWriter} in a thread of its own, fed by group commit.
 While one commit is in the writer's thread, everything that arrives gathers for the next one.  One
 commit is one hand-over, one write, one fdatasync and one wake-up of the reactor.
 
-A small commit is made I{in place}, in the reactor's thread, while the disk is quick: two changes
-of threads cost more than it does (docs/design.md).  The writer is in one thread at a time all the
-same.
+A commit that is not large is made I{in place}, in the reactor's thread, while the disk is quick: a
+second thread that waits for the interpreter costs more than the disk does (docs/design.md).  The
+writer is in one thread at a time all the same.
 """
 
 from __future__ import annotations
@@ -44,12 +44,6 @@ _TICK_SECONDS = 1.0
 # What a batch in a commit counts besides its lines: 10 to 20 µs, the time that 1 KiB takes.  So a
 # commit of the smallest messages of thousands of clients takes 0.3 s at most.
 _BATCH_COST = 1024
-
-# Of batches this small, of a few messages, any number is committed in the reactor's thread while
-# the disk is quick: their answers take it many times as long as the disk takes, and a second thread
-# that wants to run meanwhile costs both more than it gains (1,000 clients that wait for each
-# answer: 1.1 times the rate and two thirds of the p99).
-_SMALL_BATCH_BYTES = 512
 
 
 @implementer(IStoreService, IGatheringStore)
@@ -208,9 +202,7 @@ class FileStore(Service):
         if self._ticking or not self._writer.quickness.lately:
             return False
         limit = self._limits.in_place_bytes
-        if not limit:
-            return False
-        return self._waiting_bytes <= max(limit, _SMALL_BATCH_BYTES * self._waiting_batches)
+        return bool(limit) and self._waiting_bytes <= limit
 
     def _commit_length(self) -> int:
         """How many of the waiting entries the next commit takes."""

@@ -117,7 +117,7 @@ class LogWriter:
     @param clock: seconds since 1970.
     @param monotonic: seconds, for intervals.
     @ivar counts: see L{CommitCounts}; of this and the next, others read single numbers only.
-    @ivar quickness: whether commits are quick.
+    @ivar quickness: whether the disk is quick.
     @ivar space: the room on the log's disk.
     @ivar durable_time: the time of the last commit that is on the disk, microseconds since 1970;
         0 before any.
@@ -308,7 +308,6 @@ class LogWriter:
             # What was staged is neither settled nor rolled back, so nothing may be saved again.
             self._state = _State.FAILED
             raise
-        self.quickness.note(self._monotonic() - began)
         return results
 
     def _last(self, client: bytes) -> int | None:
@@ -394,6 +393,7 @@ class LogWriter:
 
     def _write(self, data: bytes) -> None:
         disk, fd = self._disk, self._fd
+        began = self._monotonic()
         try:
             if disk.size(fd) != self._size:
                 raise self._changed(disk.size(fd))
@@ -411,6 +411,7 @@ class LogWriter:
             self._unsynced_since = self._monotonic()
         if not self._lazy or not self._size or self._sync_is_due():
             self._sync()
+        self.quickness.note(self._monotonic() - began)
         if not self._size:
             self._begin_file(data)
         self._size += len(data)

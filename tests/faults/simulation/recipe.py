@@ -39,7 +39,7 @@ class Settings:
     max_undurable: int = 128 << 20
     max_unread: int = 256 << 10
     max_connections: int = 100
-    in_place: int = 64 << 10
+    in_place: int = 1 << 20
     ledger_memory: int = 1 << 20
     checkpoint_bytes: int = 1 << 20
     rotate_bytes: int = 0
@@ -111,7 +111,7 @@ def make_settings(rng: Random) -> Settings:
         max_undurable=rng.choice([1, 3000, 20000]) if rng.random() < 0.3 else 128 << 20,
         max_unread=rng.choice([100, 2000]) if rng.random() < 0.3 else 256 << 10,
         max_connections=rng.choice([5, 7]) if rng.random() < 0.1 else 100,
-        in_place=rng.choice([0, 300, 64 << 10, 64 << 10]),
+        in_place=rng.choice([0, 300, 64 << 10, 1 << 20]),
         ledger_memory=rng.choice([8_000, 16_000]) if rng.random() < 0.5 else 1 << 20,
         checkpoint_bytes=rng.choice([1, 500, 4000]) if rng.random() < 0.5 else 1 << 20,
         rotate_bytes=rng.choice([1, 1500, 6000]) if rng.random() < 0.3 else 0,

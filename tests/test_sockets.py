@@ -1,0 +1,132 @@
+"""Rounds of reads over plain sockets, which are fakes, and so is what watches them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.testing import MemoryReactor
+from twisted.trial.unittest import SynchronousTestCase
+
+from msglog import _sockets
+from msglog._sockets import SocketReader
+
+KIB = 1024
+
+
+class Connection:
+    """A connection, its transport, and its socket, which has some bytes to read."""
+
+    def __init__(self, number: int, has: int, log: list[tuple[int, int]]) -> None:
+        self.number = number
+        self.has = has
+        self.reset = False
+        self.takes: Callable[[], object] = lambda: None
+        self.ended = 0
+        self._log = log
+        self.transport = self
+
+    def stopReading(self) -> None: ...
+
+    def fileno(self) -> int:
+        return self.number
+
+    def getHandle(self) -> Connection:
+        return self
+
+    def recv(self, count: int) -> bytes:
+        if not self.has:
+            raise ConnectionResetError if self.reset else BlockingIOError
+        count = min(count, self.has)
+        self.has -= count
+        return bytes(count)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._log.append((self.number, len(data) // KIB))
+        self.takes()
+
+    def read_by_transport(self) -> None:
+        self.ended += 1
+
+
+class Epoll:
+    """Finds every socket ready that is watched."""
+
+    EPOLLIN = 1
+
+    def __init__(self) -> None:
+        self.watched: list[int] = []
+
+    def epoll(self) -> Epoll:
+        return self
+
+    def register(self, fd: int, events: int) -> None:
+        self.watched.append(fd)
+
+    def unregister(self, fd: int) -> None:
+        self.watched.remove(fd)
+
+    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+        return [(fd, self.EPOLLIN) for fd in self.watched[:most]]
+
+
+class Rounds(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.patch(_sockets, "select", Epoll())
+        self.log: list[tuple[int, int]] = []
+        self.reader = SocketReader(MemoryReactor(), lambda: None, lambda: None)
+
+    def connect(self, *has: int) -> list[Connection]:
+        made = [Connection(number, kib * KIB, self.log) for number, kib in enumerate(has, 1)]
+        for connection in made:
+            self.reader.add(connection)
+        return made
+
+    def round(self) -> list[tuple[int, int]]:
+        self.log.clear()
+        self.reader.doRead()
+        return list(self.log)
+
+    def test_one_with_much(self) -> None:
+        """What one socket has beyond a read comes along, as one piece, up to 256 KiB."""
+        self.connect(300)
+        self.assertEqual(self.round(), [(1, 256)])
+        self.assertEqual(self.round(), [(1, 44)])
+
+    def test_a_read_that_is_not_full(self) -> None:
+        """It took all there was."""
+        (connection,) = self.connect(63)
+        connection.takes = lambda: setattr(connection, "has", KIB)
+        self.assertEqual(self.round(), [(1, 63)])
+        self.assertEqual(self.round(), [(1, 1)])
+
+    def test_one_with_as_much_as_a_read(self) -> None:
+        """That there is nothing more is neither an end nor an error."""
+        (connection,) = self.connect(64)
+        self.assertEqual(self.round(), [(1, 64)])
+        self.assertEqual(self.round(), [])
+        self.assertEqual(connection.ended, 0)
+
+    def test_an_error_behind_a_full_read(self) -> None:
+        """What was read counts, and the next round finds the error."""
+        (connection,) = self.connect(64)
+        connection.reset = True
+        self.assertEqual(self.round(), [(1, 64)])
+        self.assertEqual(connection.ended, 0)
+        self.assertEqual(self.round(), [])
+        self.assertEqual(connection.ended, 1)
+
+    def test_many_with_much(self) -> None:
+        """A round is not longer for it: it goes on with the first alone, and reads all once."""
+        self.connect(300, 300, 1, 300)
+        self.assertEqual(self.round(), [(1, 256), (2, 64), (3, 1), (4, 64)])
+
+    def test_some_with_a_little_more(self) -> None:
+        """Together they bring no more than one with much would, and a read each."""
+        self.connect(100, 100, 100, 100)
+        self.assertEqual(self.round(), [(1, 100), (2, 100), (3, 64), (4, 64)])
+
+    def test_closed_by_another(self) -> None:
+        """A socket that is forgotten within a round is not read in it."""
+        first, _ = self.connect(1, 1)
+        first.takes = lambda: self.reader.remove(2)
+        self.assertEqual(self.round(), [(1, 1)])
