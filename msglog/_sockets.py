@@ -19,10 +19,13 @@ __all__ = ["SocketAnswers", "SocketReader", "TransportAnswers"]
 # What is read of a socket at a time, as Twisted does it.
 _READ_BYTES = 64 * 1024
 
-# What a round may bring of sockets that have more than one read takes.  It is one commit, and a
-# larger one is cheaper: 1.2 times the rate of one client with 1,000 messages in flight.  Where many
-# have as much, the first reads are enough.
-_FULL_BYTES = 256 * 1024
+# A round goes on with what arrives meanwhile, and with more than one read of a socket, until it has
+# brought so much.  It is one commit, and fewer and larger ones are cheaper: a quarter off the p99
+# of 10 to 100 connections with a message each, and 1.2 times the rate of one with 1,000.
+_ROUND_BYTES = 256 * 1024
+
+# How often it looks for more at most: a peer that sends byte by byte must not keep it up.
+_ROUND_LOOKS = 4
 
 # Answers handed to a transport at a time: when they are gone, the peer is reading.
 _CHUNK_BYTES = 64 * 1024
@@ -107,9 +110,18 @@ class SocketReader:
             self._ended()
 
     def _round(self) -> None:
+        brought = 0
+        for _ in range(_ROUND_LOOKS):
+            before = brought
+            ready = self._epoll.poll(0, len(self._sockets))
+            brought = self._read(ready, brought)
+            if brought == before or brought >= _ROUND_BYTES or len(ready) == len(self._sockets):
+                break
+
+    def _read(self, ready: list[tuple[int, int]], brought: int) -> int:
+        """Read sockets once each; how much a round has brought now, if it was C{brought} before."""
         sockets = self._sockets
-        full = 0
-        for fd, _ in self._epoll.poll(0, len(sockets)):
+        for fd, _ in ready:
             found = sockets.get(fd)
             if found is None:
                 continue  # what another one of this round brought has closed it
@@ -120,12 +132,11 @@ class SocketReader:
                 continue
             except OSError:
                 data = b""
-            if len(data) == _READ_BYTES:
-                full += _READ_BYTES
-                if full < _FULL_BYTES:
-                    rest = _rest(recv, _FULL_BYTES - full)
-                    full += len(rest)
-                    data += rest
+            brought += len(data)
+            if len(data) == _READ_BYTES and brought < _ROUND_BYTES:
+                rest = _rest(recv, _ROUND_BYTES - brought)
+                brought += len(rest)
+                data += rest
             try:
                 if data:
                     connection.dataReceived(data)
@@ -134,6 +145,7 @@ class SocketReader:
             except Exception:
                 self._log.failure("a connection failed")
                 connection.transport.abortConnection()
+        return brought
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends, and tells every descriptor that it knows."""

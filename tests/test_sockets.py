@@ -20,10 +20,15 @@ class Connection:
         self.number = number
         self.has = has
         self.reset = False
+        self.spurious = False  # said to be ready when it is not
         self.takes: Callable[[], object] = lambda: None
         self.ended = 0
         self._log = log
         self.transport = self
+
+    @property
+    def ready(self) -> bool:
+        return self.has > 0 or self.reset or self.spurious
 
     def stopReading(self) -> None: ...
 
@@ -46,15 +51,17 @@ class Connection:
 
     def read_by_transport(self) -> None:
         self.ended += 1
+        self.reset = False
 
 
 class Epoll:
-    """Finds every socket ready that is watched."""
+    """Finds every socket ready that is watched and has something, be it an end."""
 
     EPOLLIN = 1
 
     def __init__(self) -> None:
         self.watched: list[int] = []
+        self.connections: dict[int, Connection] = {}
 
     def epoll(self) -> Epoll:
         return self
@@ -66,18 +73,21 @@ class Epoll:
         self.watched.remove(fd)
 
     def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
-        return [(fd, self.EPOLLIN) for fd in self.watched[:most]]
+        ready = [fd for fd in self.watched if self.connections[fd].ready]
+        return [(fd, self.EPOLLIN) for fd in ready[:most]]
 
 
 class Rounds(SynchronousTestCase):
     def setUp(self) -> None:
-        self.patch(_sockets, "select", Epoll())
+        self.epoll = Epoll()
+        self.patch(_sockets, "select", self.epoll)
         self.log: list[tuple[int, int]] = []
         self.reader = SocketReader(MemoryReactor(), lambda: None, lambda: None)
 
     def connect(self, *has: int) -> list[Connection]:
         made = [Connection(number, kib * KIB, self.log) for number, kib in enumerate(has, 1)]
         for connection in made:
+            self.epoll.connections[connection.number] = connection
             self.reader.add(connection)
         return made
 
@@ -92,12 +102,34 @@ class Rounds(SynchronousTestCase):
         self.assertEqual(self.round(), [(1, 256)])
         self.assertEqual(self.round(), [(1, 44)])
 
-    def test_a_read_that_is_not_full(self) -> None:
-        """It took all there was."""
+    def test_alone(self) -> None:
+        """Where there is no other socket, what arrives meanwhile is the next round's."""
         (connection,) = self.connect(63)
         connection.takes = lambda: setattr(connection, "has", KIB)
         self.assertEqual(self.round(), [(1, 63)])
         self.assertEqual(self.round(), [(1, 1)])
+
+    def test_what_arrives_meanwhile(self) -> None:
+        """It is the same round, whoever sent it, until that has brought 256 KiB."""
+        first, second, _ = self.connect(10, 0, 0)
+        first.takes = lambda: setattr(second, "has", 20 * KIB)
+        self.assertEqual(self.round(), [(1, 10), (2, 20)])
+        second.takes = lambda: setattr(first, "has", 226 * KIB)
+        first.has = 10 * KIB
+        self.assertEqual(self.round(), [(1, 10), (2, 20), (1, 226)])
+
+    def test_byte_by_byte(self) -> None:
+        """Who sends it so does not keep a round up."""
+        first, _ = self.connect(1, 0)
+        first.takes = lambda: setattr(first, "has", KIB)
+        self.assertEqual(self.round(), [(1, 1)] * 4)
+
+    def test_ready_without_anything(self) -> None:
+        """A round ends when it brings nothing, whatever the system says."""
+        first, _ = self.connect(1, 0)
+        first.spurious = True
+        self.assertEqual(self.round(), [(1, 1)])
+        self.assertEqual(self.round(), [])
 
     def test_one_with_as_much_as_a_read(self) -> None:
         """That there is nothing more is neither an end nor an error."""
@@ -119,6 +151,7 @@ class Rounds(SynchronousTestCase):
         """A round is not longer for it: it goes on with the first alone, and reads all once."""
         self.connect(300, 300, 1, 300)
         self.assertEqual(self.round(), [(1, 256), (2, 64), (3, 1), (4, 64)])
+        self.assertEqual(self.round(), [(1, 44), (2, 212), (4, 64)])
 
     def test_some_with_a_little_more(self) -> None:
         """Together they bring no more than one with much would, and a read each."""
