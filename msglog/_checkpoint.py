@@ -136,6 +136,9 @@ class ICheckpoint(Interface):
 
     path: Path = Attribute("""Where it is, to name it in errors.""")
 
+    def gone() -> bool:
+        """Whether its name leads to it no more: somebody deleted it or moved it away."""
+
     def coverage() -> Coverage | None:
         """What the checkpoint covers; L{None} if it never covered anything."""
 
@@ -189,7 +192,10 @@ class Checkpoint:
         # Nobody has a reason for a link here, but to have a server write where the link leads.
         see_file(path, follow=False)
         # SQLite would make it readable by all; it has client ids.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        made = os.fstat(fd)
+        self._identity = made.st_dev, made.st_ino
+        os.close(fd)
         if self._wal.exists():  # the last end was no clean one
             for file in (self._wal, path):
                 _read_anew(file)
@@ -299,6 +305,14 @@ class Checkpoint:
             values |= {key: int(values[key]) for key in ("complete", "lazy")}
         values["crc"] = _seal_meta(values)
         self._db.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
+
+    def gone(self) -> bool:
+        """See L{ICheckpoint.gone}."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return True
+        return (found.st_dev, found.st_ino) != self._identity
 
     def coverage(self) -> Coverage | None:
         """See L{ICheckpoint.coverage}."""

@@ -23,6 +23,11 @@ __all__ = ["Checkpointer"]
 # How often damage in the ledger's file is said at most: its clients come back again and again.
 _SAY_AGAIN_SECONDS = 60.0
 
+# How often the file is looked for by its name: 2 µs each time.
+_LOOK_SECONDS = 5.0
+
+_GONE = "was deleted, moved away or replaced"
+
 
 class Checkpointer:
     """
@@ -32,8 +37,8 @@ class Checkpointer:
     @param coverage: what the log is now.
     @param sync: waits until what was written to the log is on the disk.
     @param monotonic: seconds, for intervals.
-    @ivar damage: what was last found to be damaged in the file; L{None} if nothing was.  (May be
-        read from another thread.)
+    @ivar damage: what was last found to be wrong with the file, after "the ledger"; L{None} if
+        nothing was.  (May be read from another thread.)
     """
 
     _log = Logger()
@@ -59,6 +64,7 @@ class Checkpointer:
         self._retry_at = 0.0  # after one that failed
         self.damage: str | None = None
         self._say_at = monotonic()
+        self._look_at = monotonic() + _LOOK_SECONDS
 
     def load(self, client: bytes) -> ClientState | None:
         """
@@ -69,7 +75,7 @@ class Checkpointer:
         try:
             return self._checkpoint.load(client)
         except RowDamaged as e:
-            self.damage = str(e)
+            self.damage = f"is damaged: {e}"
             now = self._monotonic()
             if now >= self._say_at:
                 self._say_at = now + _SAY_AGAIN_SECONDS
@@ -79,7 +85,7 @@ class Checkpointer:
                     "move the ledger away and start again: it is made anew from the log and the "
                     "files rotated from it, which must all be there",
                     ledger=str(self._checkpoint.path),
-                    error=self.damage,
+                    error=str(e),
                 )
             raise
 
@@ -115,16 +121,20 @@ class Checkpointer:
 
     def advance(self, size: int) -> None:
         """
-        Begin a checkpoint that is due; do one step of one that was begun.
+        Begin a checkpoint that is due; do one step of one that was begun; see that the file is
+        still where it belongs.
 
         One that fails is said, and tried again later: it costs the next start time, and nothing
         else.
 
         @raise StoreFailed: what the disk has of the file is unknown from here on.
         """
+        now = self._monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_SECONDS
+            self._look(now)
         if not self.behind(size):
             return
-        now = self._monotonic()
         if self._steps is None:
             self._began = now
             self._steps = self._steps_of(self._coverage(), durable=False)
@@ -142,6 +152,23 @@ class Checkpointer:
                 ledger=str(self._checkpoint.path),
                 error=str(e),
                 seconds=self._limits.checkpoint_seconds,
+            )
+
+    def _look(self, now: float) -> None:
+        """See whether somebody took the file away: it would be lost with the process."""
+        if not self._checkpoint.gone():
+            if self.damage == _GONE:
+                self.damage = None
+            return
+        self.damage = _GONE
+        if now >= self._say_at:
+            self._say_at = now + _SAY_AGAIN_SECONDS
+            self._log.error(
+                "the ledger {ledger} {damage}; messages are taken as before. Put it back, or start "
+                "the server again while all files rotated from the log are there: it is made anew "
+                "from them, and where one is missing, what clients sent then may be logged again",
+                ledger=str(self._checkpoint.path),
+                damage=_GONE,
             )
 
     def save(self, coverage: Coverage, *, durable: bool) -> None:

@@ -121,7 +121,7 @@ class ConnectionCounts:
     accepted: int = 0
     refused: Counter[str] = Factory(lambda: named("address", "full", "stopping", "tls"))
     closed: Counter[str] = Factory(
-        lambda: named("frame", "handshake", "idle", "malformed", "stop", "unread")
+        lambda: named("frame", "handshake", "idle", "malformed", "stop", "tls", "unread")
     )
     pauses: Counter[str] = Factory(lambda: named("unanswered", "undurable", "unread"))
     received_bytes: int = 0

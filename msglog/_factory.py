@@ -225,10 +225,14 @@ class MessageLogFactory(Factory):
 
     def note(self, what: str, connection: MessageLogProtocol, reason: str) -> None:
         """Have it said that something became of a connection, in one line for all in a while."""
-        count, _, _ = self._notes.get(what, (0, "", ""))
         peer = connection.transport.getPeer()
         port = getattr(peer, "port", None)
-        self._notes[what] = count + 1, f"{_host(peer)}:{port}" if port else _host(peer), reason
+        self.note_of(what, f"{_host(peer)}:{port}" if port else _host(peer), reason)
+
+    def note_of(self, what: str, who: str, reason: str) -> None:
+        """The same of a connection that is none yet."""
+        count, _, _ = self._notes.get(what, (0, "", ""))
+        self._notes[what] = count + 1, who, reason
 
     def _check(self) -> None:
         now = self.seconds()

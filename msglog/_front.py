@@ -155,7 +155,8 @@ class _Receiver:
         number, what = CONNECTION.unpack(data)
         if not fds:
             # No descriptor was left in this process for it.
-            self._log.error("a connection could not be taken over: too many open files")
+            why = "too many open files"
+            self._factory.note_of("could not be taken over", f"number {number}", why)
             self._factory.forget(number)
             return True
         sock = socket.socket(fileno=fds[0])

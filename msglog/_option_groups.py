@@ -24,9 +24,20 @@ class GroupedOptions(usage.Options):
 
     groups: Sequence[tuple[str, Sequence[str]]] = ()
     longdesc = ""
+    _wrong = False
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """See C{usage.Options}."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError:
+            self._wrong = True
+            raise
 
     def getUsage(self, width: int | None = None) -> str:
-        """The help text."""
+        """The help text; where an option is wrong, so that C{twistd} says that too, only a hint."""
+        if self._wrong:
+            return "'twistd msglog --help' lists the options.\n"
         width = width or int(os.environ.get("COLUMNS", "80"))
         left = [name.rstrip("=") for name in self.longOpt]
         parts = []

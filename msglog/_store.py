@@ -362,7 +362,7 @@ class FileStore(Service):
         if self._doubt is not None:
             yield f"the log is {self._doubt}"
         if (damage := self._writer.ledger_damage) is not None:
-            yield f"the ledger is damaged: {damage}"
+            yield f"the ledger {damage}"
 
     @property
     def title(self) -> str:

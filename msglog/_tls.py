@@ -220,6 +220,7 @@ class ServerTLS:
             # Not TLS's own end: OpenSSL is in the middle of reading.
             protocol.transport.abortConnection()
             ours = protocol.wrappedProtocol
+            ours.factory.counts.closed["tls"] += 1
             ours.factory.note("were aborted", ours, "it changed its TLS keys again and again")
 
 

@@ -289,7 +289,7 @@ class WorkerPool(Factory):
                     "worker process {place} cannot be started: {why}; this is tried again in "
                     "{delay:g} s",
                     place=place,
-                    why=e.strerror,
+                    why=_why(e),
                     delay=delay,
                 )
                 self._start_later(place, delay)
@@ -670,6 +670,13 @@ class _Acceptor:
     def logPrefix(self) -> str:
         """See L{IReadDescriptor}."""
         return "msglog"
+
+
+def _why(error: OSError) -> str:
+    """Why a process cannot be started, and what to do if somebody can do something."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}; let the server have more (ulimit -n, LimitNOFILE)"
+    return str(error.strerror)
 
 
 def _address(sock: socket.socket, peer: Any) -> IAddress:

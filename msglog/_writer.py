@@ -59,6 +59,17 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # After these a new log file cannot be begun now, but perhaps later.
 _NO_FILE = _NO_ROOM | {errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS, errno.ENOMEM}
 
+# What a person can do about a start that the system refuses.
+_REMEDIES = {
+    errno.EACCES: "it must be the server's user's to read and write",
+    errno.EPERM: "it must be the server's user's to read and write",
+    errno.ENOENT: "its folder must be there, and be the server's user's",
+    errno.EROFS: "its disk must be mounted for writing",
+    errno.ENOSPC: "make room on its disk, and start again",
+    errno.EDQUOT: "make room within the quota, and start again",
+    errno.EMFILE: "let the server have more open files (ulimit -n, LimitNOFILE)",
+}
+
 # Room that is set aside at a time, so that the sync of a small commit need not note where its
 # blocks are: 10 to 18 % less time for it (ext4, commits of 400 bytes to 40 KB).
 _RESERVE_BYTES = 16 * 1024 * 1024
@@ -180,7 +191,9 @@ class LogWriter:
             return self._open()
         except OSError as e:
             self._abandon()
-            raise StartError(f"cannot use {e.filename or self.path}: {e.strerror}") from e
+            what = f"cannot use {e.filename or self.path}: {e.strerror}"
+            remedy = _REMEDIES.get(e.errno or 0)
+            raise StartError(f"{what}; {remedy}" if remedy else what) from e
         except sqlite3.Error as e:
             self._abandon()
             if "locked" in str(e):
@@ -273,8 +286,8 @@ class LogWriter:
     @property
     def ledger_damage(self) -> str | None:
         """
-        What was last found to be damaged in the ledger's file; L{None} if nothing was.  (May be
-        read from another thread.)
+        What was last found to be wrong with the ledger's file, after "the ledger"; L{None} if
+        nothing was.  (May be read from another thread.)
         """
         checkpointer = self._checkpointer
         return None if checkpointer is None else checkpointer.damage
@@ -428,7 +441,8 @@ class LogWriter:
             self._save(durable=True, complete=False)
         return self._fail(
             f"{self.path} has {found} bytes where {self._size} were written: another program "
-            f"changed it"
+            f"changed it (logrotate with copytruncate does); find it and stop it, and start again: "
+            f"the start says what is missing, and changes nothing"
         )
 
     def _reserve(self, count: int) -> None:

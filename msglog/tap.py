@@ -522,7 +522,8 @@ class _Program(MessageLogService):
         collect_seldom()
         # The reactor installs its own handlers when it begins to run, and ends the process by the
         # signal it got; a stop that went well should say so with its exit status.
-        self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._on_sigterm)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._reactor.callWhenRunning(signal.signal, number, self._on_stop_signal)
         self._reactor.callWhenRunning(signal.signal, signal.SIGHUP, self._on_sighup)
         self._reactor.callWhenRunning(self._begin_serving)
 
@@ -532,7 +533,7 @@ class _Program(MessageLogService):
         if supervision is not None:
             begun.addCallback(lambda _: supervision.ready())
 
-    def _on_sigterm(self, number: int, frame: object) -> None:
+    def _on_stop_signal(self, number: int, frame: object) -> None:
         self._reactor.callFromThread(self._stop)
 
     def _on_sighup(self, number: int, frame: object) -> None:

@@ -902,6 +902,37 @@ class FiguresTest(FileCase):
         store.stopService()
         self.settle(store)
 
+    def test_a_ledger_that_is_gone(self) -> None:
+        """That it was moved away is said, once in a while, and is over when it is back."""
+        store = self.make_store()
+        clock = Clock()
+        store.writer._checkpointer._monotonic = clock.seconds
+        said = EventLoggingObserver()
+        globalLogPublisher.addObserver(said)
+        self.addCleanup(globalLogPublisher.removeObserver, said)
+        ledger = Path(f"{self.path}.ledger")
+        aside = ledger.rename(f"{ledger}.aside")
+
+        def look_for(seconds: float) -> int:
+            before = len([event for event in said if event.get("ledger") == str(ledger)])
+            for _ in range(round(seconds)):
+                clock.advance(1)
+                store.writer.tick()
+            return len([event for event in said if event.get("ledger") == str(ledger)]) - before
+
+        self.assertEqual(look_for(120), 2)
+        self.assertEqual(
+            store.figures().store_warnings, ("the ledger was deleted, moved away or replaced",)
+        )
+        ledger.write_bytes(b"")
+        look_for(10)
+        self.assertTrue(store.figures().store_warnings)
+        aside.rename(ledger)
+        self.assertEqual(look_for(120), 0)
+        self.assertEqual(store.figures().store_warnings, ())
+        store.stopService()
+        self.settle(store)
+
     def test_window(self) -> None:
         """It compares resends with as many messages as its limits say."""
         self.assertEqual(self.make_store(window=7).window, 7)

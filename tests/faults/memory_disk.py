@@ -286,6 +286,9 @@ class MemoryCheckpoint:
         assert self._disk.ledger is not None
         return self._disk.ledger
 
+    def gone(self) -> bool:
+        return False
+
     def coverage(self) -> Coverage | None:
         return self._now().coverage
 

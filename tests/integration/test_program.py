@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import uuid
 
@@ -46,7 +47,8 @@ def test_locked_log(server: Server) -> None:
 def test_unusable_folder(make_server) -> None:
     server = make_server()
     server.log = server.folder / "none" / "messages.jsonl"
-    assert "No such file or directory" in one_line(run(server))
+    line = one_line(run(server))
+    assert "No such file or directory; its folder must be there" in line
     server.log = server.folder
     assert "it is a folder, and must be a file" in one_line(run(server))
 
@@ -137,6 +139,19 @@ def test_stop_answers_what_has_arrived(server: Server) -> None:
     assert {c: n for c, n in acked.items() if n} == {c: len(b) for c, b in logged.items()}
 
 
+def test_interrupted_twice(server: Server) -> None:
+    """Ctrl-C is a stop in order like SIGTERM, also for who presses it again and again."""
+    with wire.Connection(server.port) as connection:
+        connection.log(A, 1, b"a")
+        server.process.send_signal(signal.SIGINT)
+        for _ in range(20):
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.poll() in (None, 0)
+    assert server.wait() == 0
+    assert "Traceback" not in server.said()
+    assert "the log is closed" in server.said()
+
+
 def test_restart_reads_nothing_again(server: Server) -> None:
     """After a clean stop the ledger has everything."""
     with wire.Connection(server.port) as connection:
@@ -191,3 +206,6 @@ def test_usage_errors(make_server, options) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert options[0] in (done.stdout + done.stderr) or options == ["surplus"]
+    said = (done.stdout + done.stderr).splitlines()
+    assert len(said) < 6, "what is wrong is not at the end of all options"
+    assert "'twistd msglog --help' lists the options." in said

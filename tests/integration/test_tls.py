@@ -9,13 +9,14 @@ import socket
 import ssl
 import subprocess
 import sys
+import urllib.request
 import uuid
 from pathlib import Path
 
 import pytest
 import wire
 from click.testing import CliRunner
-from conftest import Server, wait_until
+from conftest import Server, free_port, wait_until
 
 import msglog
 from msglog import TLS, ClientLimits, NotConnected, SessionFailed, aio
@@ -427,7 +428,8 @@ def test_changes_of_keys(make, certs: Path) -> None:
     A peer may change its TLS keys, but not without an end: each change has an answer, which fills
     the memory if the peer does not read.  And it may not negotiate again.
     """
-    tls_server = make()
+    http = free_port()
+    tls_server = make("--http", f"tcp:{http}:interface=127.0.0.1")
     message = wire.message(ALICE.bytes, 1, b"hello")
     with socket.create_connection(("127.0.0.1", tls_server.server.port), 20) as sock:
         sock.setblocking(True)
@@ -445,5 +447,7 @@ def test_changes_of_keys(make, certs: Path) -> None:
         assert answer.raw[8] == wire.ACK
         wait_until(lambda: not change_keys(), "the abort")
     wait_until(lambda: "changed its TLS keys again and again" in tls_server.server.said(), "a word")
+    with urllib.request.urlopen(f"http://127.0.0.1:{http}/metrics", timeout=20) as answer:
+        assert b'msglog_connections_closed_total{reason="tls"} 1.0\n' in answer.read()
     send_blocking(tls_server.address, tls(certs, "relay"), uuid.uuid4())
     tls_server.server.stop()
