@@ -5,9 +5,7 @@ The factory of a server's connections: what bounds all of them together, and end
 from __future__ import annotations
 
 import socket
-from collections import Counter
 from collections.abc import Callable
-from ipaddress import IPv6Address
 from typing import Any
 
 from attrs import frozen
@@ -21,18 +19,12 @@ from twisted.logger import Logger
 from ._counts import ConnectionCounts
 from ._limits import Limits
 from ._protocol import HOLDS, LINGER_SECONDS, STOP_LINGER_SECONDS, UNDURABLE, MessageLogProtocol
+from ._quota import REFUSALS, ConnectionQuota, host_of, origin_of
 from ._round import Round
 from ._sockets import SocketReader
 from .interfaces import IGatheringStore, IStore
 
-__all__ = ["REFUSALS", "ConnectionGauges", "MessageLogFactory", "origin_of", "refusal_of"]
-
-# Why a connection is not taken, as a word and for people.
-REFUSALS = {
-    "stopping": "shutting down",
-    "full": "too many connections",
-    "address": "too many connections from this address",
-}
+__all__ = ["ConnectionGauges", "MessageLogFactory"]
 
 _ANY_HOLD = sum(HOLDS.values())
 
@@ -52,20 +44,6 @@ class ConnectionGauges:
     paused: dict[str, int]
     undurable: int
     workers: tuple[int, int] | None = None
-
-
-def refusal_of(limits: Limits, connections: int, from_address: int) -> str | None:
-    """
-    Which of L{REFUSALS} a further connection gets, if any.
-
-    @param connections: how many there are.
-    @param from_address: how many of those are from the same address.
-    """
-    if connections >= limits.max_connections:
-        return "full"
-    if from_address >= limits.max_connections_per_address:
-        return "address"
-    return None
 
 
 class MessageLogFactory(Factory):
@@ -98,7 +76,7 @@ class MessageLogFactory(Factory):
         self.permits = permits
         self.connections: set[MessageLogProtocol] = set()
         self.turned_away: set[MessageLogProtocol] = set()  # and not gone yet
-        self._addresses: Counter[str] = Counter()
+        self._quota = ConnectionQuota()
         self.counts = ConnectionCounts()
         self.round: Round | None = None
         if IGatheringStore.providedBy(store):
@@ -140,8 +118,7 @@ class MessageLogFactory(Factory):
         """Why a connection from an address is not taken, as a word and for people, if it is not."""
         if self.stopping:
             return "stopping", REFUSALS["stopping"]
-        from_address = self._addresses[origin_of(peer)]
-        kind = refusal_of(self.limits, len(self.connections), from_address)
+        kind = self._quota.refusal(origin_of(peer), self.limits)
         return None if kind is None else (kind, REFUSALS[kind])
 
     def gauges(self) -> ConnectionGauges:
@@ -156,17 +133,14 @@ class MessageLogFactory(Factory):
     def add(self, connection: MessageLogProtocol) -> None:
         """Take note of a connection."""
         self.connections.add(connection)
-        self._addresses[origin_of(connection.transport.getPeer())] += 1
+        self._quota.add(origin_of(connection.transport.getPeer()))
 
     def remove(self, connection: MessageLogProtocol) -> None:
         """Forget a connection that is gone."""
         self.turned_away.discard(connection)
         if connection in self.connections:
             self.connections.remove(connection)
-            origin = origin_of(connection.transport.getPeer())
-            self._addresses[origin] -= 1
-            if not self._addresses[origin]:
-                del self._addresses[origin]
+            self._quota.remove(origin_of(connection.transport.getPeer()))
         self._see_the_last_gone()
 
     def reader_for(self, transport: Any) -> SocketReader:
@@ -227,7 +201,7 @@ class MessageLogFactory(Factory):
         """Have it said that something became of a connection, in one line for all in a while."""
         peer = connection.transport.getPeer()
         port = getattr(peer, "port", None)
-        self.note_of(what, f"{_host(peer)}:{port}" if port else _host(peer), reason)
+        self.note_of(what, f"{host_of(peer)}:{port}" if port else host_of(peer), reason)
 
     def note_of(self, what: str, who: str, reason: str) -> None:
         """The same of a connection that is none yet."""
@@ -307,23 +281,3 @@ class MessageLogFactory(Factory):
 
 def _nothing() -> None:
     """What a store is told that does not want to know."""
-
-
-def origin_of(peer: IAddress) -> str:
-    """
-    What counts as one address: one of IPv4, or a network of 64 bits of IPv6, of which any host
-    has all addresses; or whatever a transport calls its peer.
-    """
-    host = _host(peer)
-    if ":" not in host:
-        return host
-    try:
-        address = IPv6Address(host)
-    except ValueError:
-        return host
-    return str(address.ipv4_mapped or address.packed[:8].hex())
-
-
-def _host(peer: IAddress) -> str:
-    """An IP address, or whatever a transport calls its peer."""
-    return str(getattr(peer, "host", None) or peer)

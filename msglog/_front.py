@@ -30,7 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer, provider
 
 from ._bundling import BundlingStore
-from ._factory import REFUSALS, MessageLogFactory
+from ._factory import MessageLogFactory
 from ._garbage import collect_seldom
 from ._limits import Limits
 from ._pipe import Pipe
@@ -49,6 +49,7 @@ from ._pipe_frames import (
     encode_frame,
 )
 from ._protocol import MessageLogProtocol
+from ._quota import REFUSALS
 from ._steady import steady
 
 if TYPE_CHECKING:

@@ -27,7 +27,6 @@ import os
 import socket
 import sys
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -48,7 +47,7 @@ from zope.interface import implementer
 from ._bundle import Bundle, Exceptions
 from ._counts import ConnectionCounts
 from ._errors import StartError
-from ._factory import REFUSALS, ConnectionGauges, origin_of, refusal_of
+from ._factory import ConnectionGauges
 from ._front import CONNECTION, CONNECTIONS_FD, PIPE_FD, SECURE
 from ._limits import Limits
 from ._pipe import Pipe
@@ -72,6 +71,7 @@ from ._pipe_frames import (
 )
 from ._printable import printable
 from ._protocol import HOLDS
+from ._quota import REFUSALS, ConnectionQuota, origin_of
 
 if TYPE_CHECKING:
     from ._store import FileStore
@@ -194,8 +194,7 @@ class WorkerPool(Factory):
         self._started: Deferred[None] = Deferred()
         self._acceptors: list[_Acceptor] = []
         self._number = 0
-        self._connections = 0
-        self._addresses: Counter[str] = Counter()
+        self._quota = ConnectionQuota()
         self._stopped: Deferred[None] | None = None
         self._deadline: Any = None
         self._look = LoopingCall(self._look_for_silence)
@@ -230,7 +229,7 @@ class WorkerPool(Factory):
     def _accepted(self, sock: socket.socket, peer: Any, secure: bool) -> bool:
         """Have a worker serve a connection; whether it was passed on."""
         origin = origin_of(_address(sock, peer))
-        refusal = refusal_of(self.limits, self._connections, self._addresses[origin])
+        refusal = self._quota.refusal(origin, self.limits)
         self._number = (self._number + 1) % 2**32
         what = (1 + list(REFUSALS).index(refusal) if refusal else 0) | (SECURE if secure else 0)
         told = CONNECTION.pack(self._number, what)
@@ -245,16 +244,9 @@ class WorkerPool(Factory):
                 continue  # full, or lost, which the pipe finds out
             if refusal is None:
                 worker.connections[self._number] = origin
-                self._connections += 1
-                self._addresses[origin] += 1
+                self._quota.add(origin)
             return True
         return False
-
-    def _forget(self, origin: str) -> None:
-        self._connections -= 1
-        self._addresses[origin] -= 1
-        if not self._addresses[origin]:
-            del self._addresses[origin]
 
     def _serving(self) -> list[Worker]:
         return [w for w in self._workers.values() if w.state is _State.SERVING]
@@ -408,7 +400,7 @@ class WorkerPool(Factory):
         del self._workers[worker.place]
         self._awaited.discard(worker.place)
         for origin in worker.connections.values():
-            self._forget(origin)
+            self._quota.remove(origin)
         self._gone_counts.add(worker.figures.counts)
         self._sum()
         if self._stopped is not None:
@@ -484,7 +476,7 @@ class WorkerPool(Factory):
             for gone in decode_gone(payload):
                 origin = worker.connections.pop(gone, None)
                 if origin is not None:
-                    self._forget(origin)
+                    self._quota.remove(origin)
         elif kind == FIGURES:
             worker.figures = decode_figures(payload)
             self._sum()
@@ -556,7 +548,7 @@ class WorkerPool(Factory):
             for name, count in worker.figures.paused.items():
                 paused[name] = paused.get(name, 0) + count
         workers = self.count, self.serving
-        return ConnectionGauges(self._connections, paused, undurable, workers)
+        return ConnectionGauges(self._quota.connections, paused, undurable, workers)
 
     @property
     def serving(self) -> int:

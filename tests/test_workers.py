@@ -372,7 +372,7 @@ class PoolTest(PairCase):
             worker = Worker(0, self.clock.seconds(), pipe=StubSocket(), handing=StubSocket())
             pool._workers[0] = worker
             worker.connections[7] = "here"
-            pool._connections, pool._addresses["here"] = 1, 1
+            pool._quota.add("here")
             told = WorkerFigures(ConnectionCounts(acked=5), {"unread": 1}, 10)
             pool.received(worker, *split(encode_figures(told))[0])
             pool.ended(worker, Failure(ProcessTerminated(1)))
@@ -386,7 +386,6 @@ class PoolTest(PairCase):
         gauges = pool.gauges()
         self.assertEqual((gauges.connections, gauges.undurable), (0, 0))
         self.assertEqual(gauges.paused["unread"], 0)
-        self.assertEqual(pool._addresses, {})
 
     def test_one_that_cannot_be_started(self) -> None:
         """A system without room for a process is said so, and asked again; others go on."""
