@@ -270,7 +270,7 @@ class MessageLogFactory(Factory):
         for connection in list(self.connections):
             connection.transport.abortConnection()
         self.connections.clear()
-        self._addresses.clear()
+        self._quota = ConnectionQuota()
         self._see_the_last_gone()
 
     def _see_the_last_gone(self) -> None:
