@@ -100,6 +100,13 @@ class RoundTest(SynchronousTestCase):
         for one in waiters:
             self.round.add(one.run, one)
 
+    def test_without_messages(self) -> None:
+        """A round that brought none hands over nothing, but what the store has is committed."""
+        self.round.begin()
+        self.round.hand_over()
+        self.round.end()
+        self.assertEqual(self.store.handed, ["commit"])
+
     def test_one_bundle(self) -> None:
         """All that comes between its beginning and its end is one bundle, and one commit."""
         self.round.begin()
