@@ -238,8 +238,7 @@ class FileStore(Service):
         outcomes = zip(answers, result, strict=True)
         if self._waiting and self._in_place:
             self._answer(outcomes)
-            if self._busy_since is None:
-                self._next()
+            self._schedule()  # not from here: a thousand in a row would be calls in calls
         else:
             # The disk works while the answers are given.
             self._next()
@@ -426,8 +425,7 @@ class FileStore(Service):
             return succeed(None)
         if self._stopped is None:
             self._stopped = Deferred()
-            if self._busy_since is None:
-                self._next()
+            self._schedule()  # not from here: this may be the first of many verdicts
         done: Deferred[None] = Deferred()
         self._stopped.chainDeferred(done)
         return done

@@ -217,7 +217,33 @@ class InPlaceTest(FileCase):
         be_quick(store)
         store.append(make_batch(A, 2, b"x"), lambda _: seen.append(2))
         self.worker.step()
+        self.clock.advance(0)
         self.assertEqual(seen, [1, 2])
+
+    def test_one_after_the_other(self) -> None:
+        """However many commits it takes for what waits, each is made by itself."""
+        store = self.make_store(max_commit_bytes=1)
+        be_quick(store)
+        verdicts = [appended(store, make_batch(A, n, b"x")) for n in range(1, 501)]
+        self.settle(store)
+        self.assertEqual([self.successResultOf(verdict) for verdict in verdicts], [STORED] * 500)
+
+    def test_stopped_by_a_verdict(self) -> None:
+        """Who stops the store on a verdict changes nothing of the order of the others."""
+        store = self.make_store()
+        be_quick(store)
+        seen: list[int] = []
+
+        def first(_: object) -> None:
+            seen.append(1)
+            store.append(make_batch(A, 3, b"x"), lambda _: seen.append(3))
+            store.stopService()
+
+        store.append(make_batch(A, 1, b"x"), first)
+        store.append(make_batch(A, 2, b"x"), lambda _: seen.append(2))
+        self.settle(store)
+        self.assertEqual(seen, [1, 2, 3])
+        self.assertTrue(self.worker.stopped)
 
     def test_asked_for_more_by_a_verdict(self) -> None:
         """Who hears a verdict may ask for more: it is done in its turn, and all is answered."""
@@ -762,6 +788,7 @@ class BoundsTest(FileCase):
         be_quick(store)
         verdict = appended(store, make_batch(A, 3, b"x" * 100))
         self.worker.step()
+        self.clock.advance(0)
         self.assertEqual(self.successResultOf(verdict), STORED)
         self.assertEqual(self.worker._work, [])
 
