@@ -522,8 +522,10 @@ class _Program(MessageLogService):
         collect_seldom()
         # The reactor installs its own handlers when it begins to run, and ends the process by the
         # signal it got; a stop that went well should say so with its exit status.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._reactor.callWhenRunning(signal.signal, number, self._on_stop_signal)
+        self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._on_stop_signal)
+        # A shell's background job is not ended by the Ctrl-C that is meant for another.
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            self._reactor.callWhenRunning(signal.signal, signal.SIGINT, self._on_stop_signal)
         self._reactor.callWhenRunning(signal.signal, signal.SIGHUP, self._on_sighup)
         self._reactor.callWhenRunning(self._begin_serving)
 
@@ -613,6 +615,8 @@ def _excepthook(
     """twistd lets an error at the start out as it is; a person should get one clear line."""
     if isinstance(error, StartError):
         print(f"msglog: {error}", file=sys.__stderr__)
+    elif isinstance(error, KeyboardInterrupt):
+        print("msglog: interrupted while it started", file=sys.__stderr__)
     else:
         sys.__excepthook__(kind, error, traceback)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 from pathlib import Path
 
 from twisted.application.service import IServiceMaker
@@ -90,6 +92,16 @@ class OptionsTest(SynchronousTestCase):
         folder = Path(self.mktemp())
         tap.makeService(parse("--log", str(folder / "log")))
         self.assertFalse(folder.exists())
+
+
+class StartTest(SynchronousTestCase):
+    def test_interrupted(self) -> None:
+        """Ctrl-C in the middle of a long recovery has one line, and no traceback."""
+        said = io.StringIO()
+        self.patch(sys, "__stderr__", said)
+        self.patch(sys, "stderr", said)
+        tap._excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+        self.assertEqual(said.getvalue(), "msglog: interrupted while it started\n")
 
 
 class WorkersTest(SynchronousTestCase):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import uuid
+from pathlib import Path
 
 import pytest
 import wire
@@ -150,6 +152,18 @@ def test_interrupted_twice(server: Server) -> None:
     assert server.wait() == 0
     assert "Traceback" not in server.said()
     assert "the log is closed" in server.said()
+
+
+def test_background_job(make_server) -> None:
+    """Where a shell has Ctrl-C ignored, which is meant for another program, it still is."""
+    server = make_server().start(under=("sh", "-c", "trap '' INT; exec \"$@\"", "sh"))
+    with wire.Connection(server.port) as connection:
+        connection.log(A, 1, b"a")
+        server.process.send_signal(signal.SIGINT)
+        connection.log(A, 2, b"b")
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    (ignored,) = re.findall(r"SigIgn:\s*(\w+)", status)
+    assert int(ignored, 16) >> (signal.SIGINT - 1) & 1
 
 
 def test_restart_reads_nothing_again(server: Server) -> None:
