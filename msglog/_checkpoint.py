@@ -312,6 +312,8 @@ class Checkpoint:
             found = os.stat(self.path)
         except FileNotFoundError:
             return True
+        except OSError:
+            return False  # nobody knows; the log is beside it, and what it meets is said
         return (found.st_dev, found.st_ino) != self._identity
 
     def coverage(self) -> Coverage | None:

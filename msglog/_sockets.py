@@ -115,7 +115,7 @@ class SocketReader:
             before = brought
             ready = self._epoll.poll(0, len(self._sockets))
             brought = self._read(ready, brought)
-            if brought == before or brought >= _ROUND_BYTES or len(ready) == len(self._sockets):
+            if brought == before or brought >= _ROUND_BYTES or len(ready) >= len(self._sockets):
                 break
 
     def _read(self, ready: list[tuple[int, int]], brought: int) -> int:
@@ -144,6 +144,7 @@ class SocketReader:
                     connection.read_by_transport()
             except Exception:
                 self._log.failure("a connection failed")
+                connection.read_by_transport()  # and not in this round again
                 connection.transport.abortConnection()
         return brought
 

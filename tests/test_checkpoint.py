@@ -38,6 +38,17 @@ class CheckpointTest(SynchronousTestCase):
         ledger.saved(written)
         return steps
 
+    def test_gone(self) -> None:
+        """Its file is gone if it has another name, but not if the system cannot tell."""
+        checkpoint = self.open()
+        self.assertFalse(checkpoint.gone())
+        aside = self.path.rename(f"{self.path}.aside")
+        self.assertTrue(checkpoint.gone())
+        self.path.symlink_to(self.path.name)
+        self.assertFalse(checkpoint.gone())
+        self.path.unlink()
+        aside.rename(self.path)
+
     @settings(deadline=None, max_examples=60)
     @given(
         st.integers(1, 300),

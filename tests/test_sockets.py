@@ -22,7 +22,9 @@ class Connection:
         self.reset = False
         self.spurious = False  # said to be ready when it is not
         self.takes: Callable[[], object] = lambda: None
+        self.forget: Callable[[], object] = lambda: None
         self.ended = 0
+        self.aborted = False
         self._log = log
         self.transport = self
 
@@ -52,6 +54,10 @@ class Connection:
     def read_by_transport(self) -> None:
         self.ended += 1
         self.reset = False
+        self.forget()
+
+    def abortConnection(self) -> None:
+        self.aborted = True
 
 
 class Epoll:
@@ -73,6 +79,8 @@ class Epoll:
         self.watched.remove(fd)
 
     def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+        if most < 1:
+            raise ValueError("maxevents must be greater than 0")
         ready = [fd for fd in self.watched if self.connections[fd].ready]
         return [(fd, self.EPOLLIN) for fd in ready[:most]]
 
@@ -163,3 +171,25 @@ class Rounds(SynchronousTestCase):
         first, _ = self.connect(1, 1)
         first.takes = lambda: self.reader.remove(2)
         self.assertEqual(self.round(), [(1, 1)])
+
+    def test_a_defect(self) -> None:
+        """A connection that fails is aborted, and what it has is not read any more."""
+        first, second, _ = self.connect(1, 0, 0)
+        first.forget = lambda: self.reader.remove(1)
+
+        def fail() -> None:
+            first.has = second.has = KIB
+            raise ZeroDivisionError
+
+        first.takes = fail
+        self.assertEqual(self.round(), [(1, 1), (2, 1)])
+        self.assertEqual((first.aborted, second.aborted), (True, False))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_defect_of_the_last(self) -> None:
+        """When no connection is left the round is over."""
+        (connection,) = self.connect(1)
+        connection.forget = lambda: self.reader.remove(1)
+        connection.takes = lambda: 1 // 0
+        self.assertEqual(self.round(), [(1, 1)])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
