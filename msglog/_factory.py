@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from attrs import frozen
@@ -27,6 +28,7 @@ from .interfaces import IGatheringStore, IStore
 __all__ = ["ConnectionGauges", "MessageLogFactory"]
 
 _ANY_HOLD = sum(HOLDS.values())
+_heard = attrgetter("heard")
 
 
 @frozen(slots=True)
@@ -184,9 +186,18 @@ class MessageLogFactory(Factory):
         flushing, self._to_flush = self._to_flush, []
         for connection in flushing:
             connection.flush()
-        if self.holding and self.undurable <= self.limits.max_undurable_bytes // 2:
+
+    def less_undurable(self) -> None:
+        """
+        Read everywhere again, if enough has gone of what was undurable.
+
+        To be called wherever any has gone while all are held: what they wait for comes from nobody
+        else.  Those that were not heard for the longest are read first, or a few could bring too
+        much again and again before it is the others' turn.
+        """
+        if self.undurable <= self.limits.max_undurable_bytes // 2:
             self.holding = False
-            for connection in list(self.connections):
+            for connection in sorted(self.connections, key=_heard):
                 connection.release(UNDURABLE)
 
     def hold_all(self) -> None:

@@ -160,6 +160,8 @@ class MessageLogProtocol(Int32StringReceiver):
 
     Its strings are parsed by a L{FrameDecoder} and not one by one: the messages of one read become
     few batches, and a string that is too long is dropped as it arrives.
+
+    @ivar heard: when something last arrived.
     """
 
     factory: MessageLogFactory
@@ -178,9 +180,9 @@ class MessageLogProtocol(Int32StringReceiver):
         self._flushing = False
         self._reader: SocketReader | None = None
         self._partial_since: float | None = None
-        self._heard = factory.seconds()
+        self.heard = factory.seconds()
         secure = ISSLTransport.providedBy(transport)
-        self._handshake_since: float | None = self._heard if secure else None
+        self._handshake_since: float | None = self.heard if secure else None
         refusal = factory.refusal(transport.getPeer())
         if refusal is not None:
             kind, reason = refusal
@@ -218,12 +220,12 @@ class MessageLogProtocol(Int32StringReceiver):
         factory = self.factory
         decoder = self._decoder
         events = decoder.feed(data)
-        self._heard = factory.seconds()
+        self.heard = factory.seconds()
         factory.counts.received_bytes += len(data)
         if not decoder.partial:
             self._partial_since = None
         elif events or self._partial_since is None:
-            self._partial_since = self._heard
+            self._partial_since = self.heard
         if self._later or len(events) > _TURN:
             self._put_off(events)
         else:
@@ -327,7 +329,7 @@ class MessageLogProtocol(Int32StringReceiver):
                 self.end()
 
     def _owe(self, cost: int, run: Run | None = None) -> _Owed:
-        owed = _Owed(self, cost, self._heard, run)
+        owed = _Owed(self, cost, self.heard, run)
         self._owed.append(owed)
         self._unanswered += cost
         self.factory.undurable += cost
@@ -389,6 +391,8 @@ class MessageLogProtocol(Int32StringReceiver):
                 waited.total += seconds * acked
         self._unanswered -= freed
         factory.undurable -= freed
+        if factory.holding:
+            factory.less_undurable()
         if lost:
             return
         if ready:
@@ -484,7 +488,7 @@ class MessageLogProtocol(Int32StringReceiver):
         else:
             self._state = _LINGERING
             self.transport.loseWriteConnection()
-        self._heard = self.factory.seconds()
+        self.heard = self.factory.seconds()
 
     def readConnectionLost(self) -> None:
         """The peer has half-closed: it has no more messages, and waits for its answers."""
@@ -507,6 +511,8 @@ class MessageLogProtocol(Int32StringReceiver):
         self._later.clear()
         self._stop_reader()
         self.factory.remove(self)
+        if self.factory.holding:
+            self.factory.less_undurable()
 
     def _refused_by_tls(self, reason: Failure) -> None:
         """The handshake failed: a certificate that will not do, or no TLS at all."""
@@ -525,12 +531,12 @@ class MessageLogProtocol(Int32StringReceiver):
         if self._state is _LINGERING or self._state is _LOST:
             # A peer that does not close its half, or does not answer a TLS close.
             stopping = self.factory.stopping
-            if now - self._heard < (STOP_LINGER_SECONDS if stopping else LINGER_SECONDS):
+            if now - self.heard < (STOP_LINGER_SECONDS if stopping else LINGER_SECONDS):
                 pass
             elif stopping and self._state is _LINGERING:
                 # The kernel goes on to deliver what it has, whether we are there or not.
                 self._state = _LOST
-                self._heard = now
+                self.heard = now
                 self.transport.loseConnection()
             else:
                 self.transport.abortConnection()
@@ -545,7 +551,7 @@ class MessageLogProtocol(Int32StringReceiver):
         elif self._partial_since is not None:
             if now - self._partial_since >= limits.frame_seconds:
                 self._abort("frame", "stopped in the middle of a frame", limits.frame_seconds)
-        elif limits.idle_seconds and now - self._heard >= limits.idle_seconds:
+        elif limits.idle_seconds and now - self.heard >= limits.idle_seconds:
             self.factory.counts.closed["idle"] += 1
             self.end()
 

@@ -43,6 +43,10 @@ class _IReads(Protocol):
         """Have the transport read from now on: it knows what an end and an error are."""
 
 
+# How a socket is read, and whose it is.
+_Watched = tuple[Callable[[int], bytes], _IReads]
+
+
 @implementer(IReadDescriptor)
 class SocketReader:
     """
@@ -65,7 +69,8 @@ class SocketReader:
         self._began = began
         self._ended = ended
         self._epoll = select.epoll()
-        self._sockets: dict[int, tuple[Callable[[int], bytes], _IReads]] = {}
+        self._sockets: dict[int, _Watched] = {}
+        self._unpaused: dict[int, _Watched] = {}
 
     def add(self, connection: _IReads) -> int:
         """Read a connection's socket from now on; returns its descriptor."""
@@ -79,16 +84,19 @@ class SocketReader:
         return fd
 
     def pause(self, fd: int) -> None:
-        """Do not read a socket for a while."""
+        """Do not read a socket for a while; not in this round either, if there is one."""
+        del self._unpaused[fd]
         self._epoll.unregister(fd)
 
     def resume(self, fd: int) -> None:
         """Read a socket again."""
+        self._unpaused[fd] = self._sockets[fd]
         self._epoll.register(fd, select.EPOLLIN)
 
     def remove(self, fd: int) -> None:
         """Forget a socket, which may be closed."""
         del self._sockets[fd]
+        self._unpaused.pop(fd, None)
         try:
             self._epoll.unregister(fd)
         except OSError:
@@ -120,11 +128,11 @@ class SocketReader:
 
     def _read(self, ready: list[tuple[int, int]], brought: int) -> int:
         """Read sockets once each; how much a round has brought now, if it was C{brought} before."""
-        sockets = self._sockets
+        sockets = self._unpaused
         for fd, _ in ready:
             found = sockets.get(fd)
             if found is None:
-                continue  # what another one of this round brought has closed it
+                continue  # what another one of this round brought has paused or closed it
             recv, connection = found
             try:
                 data = recv(_READ_BYTES)

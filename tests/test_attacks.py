@@ -171,6 +171,53 @@ class Floods(SynchronousTestCase):
         self.assertEqual(self.commit(), 0)
         self.assertEqual(self.factory.undurable, 0)
 
+    def hold_all(self, flood: bytes) -> tuple[MemoryTransport, MemoryTransport]:
+        """Bring so much that nobody is read; a connection that did so, and another one."""
+        self.factory.limits = Limits(max_undurable_bytes=1200 * 2 * _TURN)
+        flooding, honest = self.connect(), self.connect()
+        flooding.protocol.dataReceived(flood)
+        self.assertEqual(honest.producerState, "paused")
+        return flooding, honest
+
+    def test_faults_alone(self) -> None:
+        """What needs no store ends the wait of all others too, when it is answered."""
+        damaged = bytearray(encode_message(A, 1, b""))
+        damaged[-1] ^= 1
+        flooding, honest = self.hold_all(bytes(damaged) * (4 * _TURN))
+        while self.factory.undurable:
+            self.clock.advance(0)
+        self.assertEqual(len(flooding.answers()), 4 * _TURN)
+        self.assertEqual(honest.producerState, "producing")
+        self.assertEqual(self.connect().producerState, "producing")
+
+    def test_lost_after_all_were_held(self) -> None:
+        """A connection that is lost between two turns leaves nobody waiting."""
+        flooding, honest = self.hold_all(self.flood(4 * _TURN))
+        self.store.commit()
+        self.factory._flush()  # all that had a turn is answered, and the next one has not begun
+        self.assertEqual(honest.producerState, "paused")
+        flooding.protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.factory.undurable, 0)
+        self.assertEqual(honest.producerState, "producing")
+
+    def test_who_is_read_first(self) -> None:
+        """After all were held, whoever was not heard for the longest is read before the others."""
+        order: list[MemoryTransport] = []
+        connections = [self.connect() for _ in range(3)]
+        for transport in connections:
+            resume = transport.protocol.release
+            transport.protocol.release = lambda reason, t=transport, r=resume: (
+                order.append(t),
+                r(reason),
+            )
+        self.factory.limits = Limits(max_undurable_bytes=1)
+        for index in (1, 2, 0):
+            self.clock.advance(0.001)
+            connections[index].protocol.dataReceived(encode_message(A, index + 1, b""))
+        self.store.commit()
+        self.clock.advance(0)
+        self.assertEqual([connections.index(transport) for transport in order], [1, 2, 0])
+
     def test_addresses_of_one_host(self) -> None:
         """Who has a network of IPv6 has the share of one address; IPv4 in IPv6 is told apart."""
         self.factory.limits = Limits(max_connections_per_address=2)

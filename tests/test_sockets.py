@@ -76,6 +76,8 @@ class Epoll:
         self.watched.append(fd)
 
     def unregister(self, fd: int) -> None:
+        if fd not in self.watched:
+            raise FileNotFoundError
         self.watched.remove(fd)
 
     def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
@@ -193,3 +195,20 @@ class Rounds(SynchronousTestCase):
         connection.takes = lambda: 1 // 0
         self.assertEqual(self.round(), [(1, 1)])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_paused_by_another(self) -> None:
+        """What one brings can be enough for all: a socket that is paused for it is not read."""
+        first, *_ = self.connect(1, 1, 1)
+        first.takes = lambda: self.reader.pause(2)
+        self.assertEqual(self.round(), [(1, 1), (3, 1)])
+        self.reader.resume(2)
+        self.assertEqual(self.round(), [(2, 1)])
+
+    def test_closed_while_paused(self) -> None:
+        """Then another one may have its number."""
+        self.connect(1, 1)
+        self.reader.pause(2)
+        self.reader.remove(2)
+        self.assertEqual(self.round(), [(1, 1)])
+        self.reader.add(self.epoll.connections[2])
+        self.assertEqual(self.round(), [(2, 1)])
