@@ -9,7 +9,8 @@ commit, however long, is never a reason to kill.  Neither is a full disk.  A fai
 process then ends by itself, and if it does not, somebody has to end it.
 
 That a server turns is shown by its answering at all: no answer within a prober's time is what it
-is killed for, and what takes C{WATCHDOG=1} away from systemd.
+is killed for, and what takes C{WATCHDOG=1} away from systemd.  But while the reactor itself waits
+for a commit, another thread stands in for it: see L{judge_waiting}.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ._counted import counted
 from ._figures import Figures
 from ._limits import Limits
 
-__all__ = ["EXPIRY_WARNING", "NO_ROOM_SECONDS", "Health", "judge"]
+__all__ = ["EXPIRY_WARNING", "NO_ROOM_SECONDS", "Health", "judge", "judge_waiting"]
 
 # How long before its end a certificate is complained about: time enough to ask a person for one.
 EXPIRY_WARNING = timedelta(days=14)
@@ -103,3 +104,16 @@ def judge(figures: Figures, limits: Limits, *, listening: bool, now: float) -> H
         warnings.append(f"the server's certificate {ends} on {day}")
     not_live = (not_ready[0],) if figures.failed else ()
     return Health(not_live, tuple(not_ready), tuple(warnings))
+
+
+def judge_waiting(seconds: float, limits: Limits) -> Health | None:
+    """
+    Judge a server whose reactor can say nothing, for it waits for a commit in its own thread.
+
+    @param seconds: for how long.
+    @return: L{None} if it does not wait.
+    """
+    if not seconds:
+        return None
+    stalled = seconds >= limits.stalled_seconds
+    return Health((), (f"the disk has not answered for {seconds:.0f} s",) if stalled else (), ())

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from threading import Event, Thread
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -63,6 +64,8 @@ class Supervision:
     @param health: how the server is.
     @param watchdog: seconds after which systemd kills a server that did not say that it is alive;
         0: never.
+    @param waiting: asked in another thread: how the server is if its reactor waits for the disk
+        and can say nothing; L{None} if it does not.
     """
 
     _log = Logger()
@@ -73,10 +76,14 @@ class Supervision:
         notifier: Notifier,
         health: Callable[[], Health],
         watchdog: float = 0.0,
+        waiting: Callable[[], Health | None] = lambda: None,
     ) -> None:
         self._notifier = notifier
         self._health = health
         self._watchdog = watchdog
+        self._waiting = waiting
+        self._ended = Event()
+        self._stand_in: Thread | None = None
         self._status = ""
         self._beats = LoopingCall(self._beat)
         self._beats.clock = reactor
@@ -86,6 +93,7 @@ class Supervision:
         cls,
         reactor: IReactorTime,
         health: Callable[[], Health],
+        waiting: Callable[[], Health | None] = lambda: None,
         environment: Mapping[str, str] = os.environ,
     ) -> Supervision | None:
         """What systemd asks for, if it started this process."""
@@ -96,7 +104,7 @@ class Supervision:
         ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         microseconds = environment.get("WATCHDOG_USEC", "") if ours else ""
         watchdog = int(microseconds) / 1e6 if microseconds.isdecimal() else 0.0
-        return cls(reactor, Notifier(address), health, watchdog)
+        return cls(reactor, Notifier(address), health, watchdog, waiting)
 
     def recovering(self) -> None:
         """The log is being read, which may take a while, and nothing else happens."""
@@ -110,6 +118,26 @@ class Supervision:
         self._beats.start(seconds).addErrback(
             lambda failure: self._log.failure("systemd is told nothing more", failure)
         )
+        if self._watchdog:
+            # Twice as often: the last beat may be as old as one can be when the disk stalls.
+            self._stand_in = Thread(
+                target=self._stand_by, args=(seconds / 2,), name="msglog watchdog", daemon=True
+            )
+            self._stand_in.start()
+
+    def _stand_by(self, seconds: float) -> None:
+        while not self._ended.wait(seconds):
+            self._beat_while_waiting()
+
+    def _beat_while_waiting(self) -> None:
+        """A disk that stalls is no reason to be killed, although the reactor waits for it."""
+        health = self._waiting()
+        if health is None:
+            return
+        self._notifier.send(WATCHDOG=1)
+        if not health.ready:
+            self._status = health.word  # so that the next beat says what it is then
+            self._notifier.send(STATUS=health.word)
 
     def _beat(self) -> None:
         health = self._health()
@@ -136,4 +164,7 @@ class Supervision:
         """Say nothing more."""
         if self._beats.running:
             self._beats.stop()
+        self._ended.set()
+        if self._stand_in is not None:
+            self._stand_in.join()
         self._notifier.close()

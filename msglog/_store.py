@@ -100,6 +100,7 @@ class FileStore(Service):
         self._writing: list[Entry] = []
         self._writing_answers: list[Callable[[Any], None]] = []
         self._busy_since: float | None = None  # since when the writer's thread has work
+        self._in_place_since: float | None = None  # since when the reactor's has, itself
         self._scheduled = False
         self._ticking = False
         self._reopenings: list[Deferred[None]] = []
@@ -190,6 +191,7 @@ class FileStore(Service):
             self._writing_answers = self._answers[:taken]
             self._answers = self._answers[taken:]
             if in_place:
+                self._in_place_since = self._reactor.seconds()
                 self._committed(result_of(lambda: self._writer.commit(entries)))
             else:
                 self._hand_over(lambda: self._writer.commit(entries), self._committed)
@@ -224,7 +226,7 @@ class FileStore(Service):
         self._worker.do(work, done)
 
     def _committed(self, result: list[Outcome] | Failure) -> None:
-        self._busy_since = None
+        self._busy_since = self._in_place_since = None
         if isinstance(result, Failure):
             self._fail(result)
             return
@@ -333,6 +335,15 @@ class FileStore(Service):
     def busy_seconds(self) -> float:
         """How long the disk has been working at what it was last given; 0 if it is done."""
         since = self._busy_since
+        return max(self._reactor.seconds() - since, 0.0) if since is not None else 0.0
+
+    @property
+    def in_place_seconds(self) -> float:
+        """
+        How long the reactor has been waiting for a commit itself; 0 if it is not.  (For another
+        thread: the reactor's finds 0.)
+        """
+        since = self._in_place_since
         return max(self._reactor.seconds() - since, 0.0) if since is not None else 0.0
 
     def figures(self) -> StoreFigures:

@@ -424,10 +424,20 @@ class LogWriter:
             self._unsynced_since = self._monotonic()
         if not self._lazy or not self._size or self._sync_is_due():
             self._sync()
-        self.quickness.note(self._monotonic() - began)
+        self._note_pace(self._monotonic() - began)
         if not self._size:
             self._begin_file(data)
         self._size += len(data)
+
+    def _note_pace(self, seconds: float) -> None:
+        self.quickness.note(seconds)
+        if seconds >= self._limits.stalled_seconds:
+            # It may have been in place, when nobody else could have said so.
+            self._log.warn(
+                "the disk did not answer for {seconds:.1f} s, and messages waited as long; see "
+                "what the system says of it (dmesg, iostat -x 1)",
+                seconds=seconds,
+            )
 
     def _changed(self, found: int) -> StoreFailed:
         """

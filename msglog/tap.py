@@ -24,7 +24,7 @@ from ._environment import EnvironmentOptions
 from ._errors import StartError, StoreFailed
 from ._factory import MessageLogFactory
 from ._garbage import collect_seldom
-from ._health import Health
+from ._health import Health, judge_waiting
 from ._limits import STORE_MAX_MESSAGE_BYTES, Limits
 from ._notify import Supervision
 from ._option_groups import GroupedOptions
@@ -426,7 +426,7 @@ class _Program(MessageLogService):
         )
         self._reactor = reactor
         self._sync = options["sync"]
-        self._supervision = Supervision.of_environment(reactor, self.health)
+        self._supervision = Supervision.of_environment(reactor, self.health, self._waiting)
         self._status: StatusServer | None = None
         if options["http"]:
             from ._status import StatusServer
@@ -493,6 +493,12 @@ class _Program(MessageLogService):
                 warning = f"only {serving} of {count} worker processes serve"
                 return evolve(health, warnings=(*health.warnings, warning))
         return health
+
+    def _waiting(self) -> Health | None:
+        """How the server is while its reactor waits for the disk; asked in another thread."""
+        store = self.store
+        seconds = store.in_place_seconds if isinstance(store, FileStore) else 0.0
+        return judge_waiting(seconds, self.factory.limits)
 
     def _listening(self, name: str, port: IListeningPort) -> None:
         if self._pool is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from threading import Event
 
 from attrs import evolve
 from twisted.internet.task import Clock
@@ -12,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from msglog import FileStore, Limits, MessageLogFactory, MessageLogService
 from msglog._figures import Figures, read_figures
-from msglog._health import Health, judge
+from msglog._health import Health, judge, judge_waiting
 from msglog._notify import Supervision
 from msglog._writer import LogWriter
 from msglog.testing import FaultyDisk, StepWorker, appended, make_batch
@@ -253,11 +254,56 @@ class SupervisionTest(SynchronousTestCase):
         self.clock.advance(2)
         self.assertNotIn({"WATCHDOG": 1}, self.sent())
 
+    def test_the_reactor_waits_for_the_disk(self) -> None:
+        """While it can say nothing, another thread says that it lives, and after a while why."""
+        waited = [0.0]
+        self.health = Health((), (), ())
+        supervision = Supervision(
+            self.clock,
+            self.notifier,
+            lambda: self.health,
+            4.0,
+            lambda: judge_waiting(waited[0], Limits(stalled_seconds=5.0)),
+        )
+        self.addCleanup(supervision.stop)
+        supervision._beat()
+        self.sent()
+        supervision._beat_while_waiting()
+        self.assertEqual(self.sent(), [])
+        waited[0] = 4.9
+        supervision._beat_while_waiting()
+        self.assertEqual(self.sent(), [{"WATCHDOG": 1}])
+        waited[0] = 5.0
+        supervision._beat_while_waiting()
+        stalled = {"STATUS": "not ready: the disk has not answered for 5 s"}
+        self.assertEqual(self.sent(), [{"WATCHDOG": 1}, stalled])
+        supervision._beat()
+        self.assertEqual(self.sent(), [{"WATCHDOG": 1}, READY])
+
+    def test_another_thread_stands_by(self) -> None:
+        """It looks often enough from the start to the end, and only if there is a watchdog."""
+        looked = Event()
+
+        def waiting() -> None:
+            looked.set()
+
+        without = self.make()
+        without.ready()
+        self.assertIsNone(without._stand_in)
+        supervision = Supervision(self.clock, self.notifier, lambda: self.health, 0.02, waiting)
+        supervision.ready()
+        thread = supervision._stand_in
+        self.assertTrue(looked.wait(30))
+        supervision.stop()
+        self.assertFalse(thread.is_alive())
+
     def test_environment(self) -> None:
         """Nothing is told without a socket, and no watchdog is fed that is somebody else's."""
 
         def of(**environment) -> Supervision | None:
-            made = Supervision.of_environment(self.clock, lambda: self.health, environment)
+            made = Supervision.of_environment(
+                self.clock, lambda: self.health, environment=environment
+            )
             if made is not None:
                 self.addCleanup(made.stop)
             return made

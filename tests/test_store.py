@@ -171,6 +171,22 @@ class InPlaceTest(FileCase):
         self.append(store, 3, b"x")
         self.assertFalse(store.writer.quickness.lately)
 
+    def test_another_thread_sees_a_stall(self) -> None:
+        """While the reactor waits for the disk itself, others may know for how long."""
+        store = self.make_store()
+        be_quick(store)
+        sync, seen = self.disk.sync, []
+
+        def hang(fd: int) -> None:
+            self.clock.rightNow += 7
+            seen.append(store.in_place_seconds)
+            sync(fd)
+
+        self.patch(self.disk, "sync", hang)
+        self.assertEqual(store.in_place_seconds, 0)
+        self.successResultOf(self.append(store, 1, b"x"))
+        self.assertEqual((seen[0], store.in_place_seconds), (7, 0))
+
     def test_only_small_ones(self) -> None:
         """A commit over the limit is the thread's; with a limit of 0, every one."""
         store = self.make_store(in_place_bytes=1000)

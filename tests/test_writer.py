@@ -107,6 +107,25 @@ class Commits(Case):
         self.assertEqual([r.body for r in records], [b"a", b"b", b"c", b"d"])
         self.assertEqual(len({r.time for r in records}), 1)
 
+    def test_a_stalled_disk_is_said(self) -> None:
+        """How long messages had to wait for it, when it is over: nobody else may have seen it."""
+        writer = self.open(stalled_seconds=5.0)
+        sync = self.disk.sync
+
+        def hang(seconds: float) -> list[str]:
+            def slowly(fd: int) -> None:
+                self.now += seconds
+                sync(fd)
+
+            self.patch(self.disk, "sync", slowly)
+            with capturedLogs() as events:
+                writer.commit([entry(A, writer.ledger.last(A) + 1, b"a")])
+            return [formatEvent(e) for e in events if e["log_level"] is LogLevel.warn]
+
+        self.assertEqual(hang(4.9), [])
+        (line,) = hang(6.0)
+        self.assertIn("the disk did not answer for 6.0 s", line)
+
     def test_nothing_new_nothing_written(self) -> None:
         """Resends and questions alone cost no write."""
         writer = self.open()
