@@ -239,7 +239,8 @@ class Endings(Case):
         second.protocol.connectionLost()
         self.assertEqual(len(self.say(first, messages(A, 1, b"a"))), 1)
         first.protocol.connectionLost()
-        self.assertEqual(len(self.say(self.connect(), messages(A, 2, b"b"))), 1)
+        (ack,) = self.say(self.connect(), messages(A, 2, b"b"))
+        self.assertEqual(type(ack), Ack)
 
     def test_stop(self) -> None:
         """A stop answers what was taken, refuses what still comes, and fires when all are gone."""
@@ -287,6 +288,20 @@ class Endings(Case):
         self.clock.advance(0.2)
         self.successResultOf(stopped)
         self.assertTrue(transport.aborted)
+
+    def test_all_places_after_a_stop(self) -> None:
+        """One that was aborted leaves its place at once, and once."""
+        self.serve(stop_seconds=5, max_connections=1)
+        old = self.connect()
+        old.stalled = True
+        old.protocol.dataReceived(messages(A, 1, b"a"))
+        self.factory.stop()
+        self.clock.advance(5)
+        self.factory.startFactory()
+        new = self.connect()
+        self.assertFalse(new.disconnecting)
+        old.protocol.connectionLost()
+        self.assertTrue(self.connect().disconnecting)
 
 
 class Bounds(Case):

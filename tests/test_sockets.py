@@ -23,6 +23,7 @@ class Connection:
         self.spurious = False  # said to be ready when it is not
         self.takes: Callable[[], object] = lambda: None
         self.forget: Callable[[], object] = lambda: None
+        self.asked = 0
         self.ended = 0
         self.aborted = False
         self._log = log
@@ -41,6 +42,7 @@ class Connection:
         return self
 
     def recv(self, count: int) -> bytes:
+        self.asked += 1
         if not self.has:
             raise ConnectionResetError if self.reset else BlockingIOError
         count = min(count, self.has)
@@ -67,6 +69,7 @@ class Epoll:
 
     def __init__(self) -> None:
         self.watched: list[int] = []
+        self.polls = 0
         self.connections: dict[int, Connection] = {}
 
     def epoll(self) -> Epoll:
@@ -83,6 +86,7 @@ class Epoll:
     def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
         if most < 1:
             raise ValueError("maxevents must be greater than 0")
+        self.polls += 1
         ready = [fd for fd in self.watched if self.connections[fd].ready]
         return [(fd, self.EPOLLIN) for fd in ready[:most]]
 
@@ -113,10 +117,11 @@ class Rounds(SynchronousTestCase):
         self.assertEqual(self.round(), [(1, 44)])
 
     def test_alone(self) -> None:
-        """Where there is no other socket, what arrives meanwhile is the next round's."""
+        """Where there is no other socket, what arrives meanwhile is the next round's; a call finds, one reads."""
         (connection,) = self.connect(63)
         connection.takes = lambda: setattr(connection, "has", KIB)
         self.assertEqual(self.round(), [(1, 63)])
+        self.assertEqual((connection.asked, self.epoll.polls), (1, 1))
         self.assertEqual(self.round(), [(1, 1)])
 
     def test_what_arrives_meanwhile(self) -> None:
@@ -139,7 +144,10 @@ class Rounds(SynchronousTestCase):
         first, _ = self.connect(1, 0)
         first.spurious = True
         self.assertEqual(self.round(), [(1, 1)])
+        self.assertEqual(self.epoll.polls, 2)
         self.assertEqual(self.round(), [])
+        self.assertEqual(self.epoll.polls, 3)
+        self.assertEqual(first.ended, 0)
 
     def test_one_with_as_much_as_a_read(self) -> None:
         """That there is nothing more is neither an end nor an error."""

@@ -973,6 +973,10 @@ class FiguresTest(FileCase):
         aside.rename(ledger)
         self.assertEqual(look_for(120), 0)
         self.assertEqual(store.figures().store_warnings, ())
+        # Other damage is not over for that.
+        store.writer._checkpointer.damage = "is damaged: page 7"
+        look_for(10)
+        self.assertEqual(store.figures().store_warnings, ("the ledger is damaged: page 7",))
         store.stopService()
         self.settle(store)
 

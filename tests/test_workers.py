@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import random
+import socket
+import sys
 from array import array
 from collections import deque
 from pathlib import Path
@@ -27,6 +29,7 @@ from msglog._bundling import BundlingStore
 from msglog._busiest import Busiest
 from msglog._counts import ConnectionCounts
 from msglog._errors import StartError
+from msglog._front import CONNECTION
 from msglog._ledger import Ledger
 from msglog._pipe import Pipe
 from msglog._pipe_frames import (
@@ -53,6 +56,7 @@ from msglog._pipe_frames import (
     encode_frame,
     encode_last,
 )
+from msglog._quota import REFUSALS
 from msglog._records import format_lines
 from msglog._tls import ServerTLS, TLSFactory
 from msglog._workers import Worker, WorkerPool
@@ -386,6 +390,26 @@ class PoolTest(PairCase):
         gauges = pool.gauges()
         self.assertEqual((gauges.connections, gauges.undurable), (0, 0))
         self.assertEqual(gauges.paused["unread"], 0)
+
+    def test_share_of_an_address(self) -> None:
+        """Whoever has too many is told so by a worker; each that is gone makes room."""
+        pool = self.make_pair().pool
+        pool.limits = Limits(max_connections_per_address=1)
+        worker = Worker(0, 0.0, pipe=Wire())
+        pool._workers = {0: worker}
+        pool.received(worker, READY, 0, b"")
+        told: list[tuple[int, int]] = []
+        self.patch(socket, "send_fds", lambda _, data, fds: told.append(CONNECTION.unpack(*data)))
+        sock = SimpleNamespace(family=socket.AF_INET, fileno=lambda: 5)
+        for host in ("192.0.2.1", "192.0.2.1", "192.0.2.2"):
+            self.assertTrue(pool._accepted(sock, (host, 1000), False))
+        refused = 1 + list(REFUSALS).index("address")
+        self.assertEqual([what for _, what in told], [0, refused, 0])
+        for number, _ in told:  # that of the refused one too
+            pool.received(worker, GONE, 0, number.to_bytes(4, sys.byteorder))
+        self.assertEqual(pool.gauges().connections, 0)
+        pool._accepted(sock, ("192.0.2.1", 1001), False)
+        self.assertEqual((told[-1][1], pool.gauges().connections), (0, 1))
 
     def test_one_that_cannot_be_started(self) -> None:
         """A system without room for a process is said so, and asked again; others go on."""
