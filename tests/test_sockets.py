@@ -115,7 +115,7 @@ class Rounds(SynchronousTestCase):
         self.connect(300)
         self.assertEqual(self.round(), [(1, 256)])
         self.assertEqual(self.round(), [(1, 44)])
-
+        """Where there is no other socket, what arrives meanwhile is the next round's."""
     def test_alone(self) -> None:
         """Where there is no other socket, what arrives meanwhile is the next round's; a call finds, one reads."""
         (connection,) = self.connect(63)
