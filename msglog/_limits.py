@@ -156,7 +156,7 @@ class Limits:
         1 * MIB,
         "bytes",
         "of a commit that is written in the reactor's thread while the disk is quick (5 ms for a "
-        "write and its sync); 0: none",
+        "write and its sync, and for what it reads of the ledger); 0: none",
         "to wait for another thread costs more than the disk does; more than this takes it long",
         minimum=0,
     )

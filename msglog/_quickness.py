@@ -31,9 +31,22 @@ class Quickness:
 
     def note(self, seconds: float) -> None:
         """A write and its sync took so long."""
-        if seconds > (_QUICK_SECONDS if self.lately else _QUICK_SECONDS_APART):
+        if self._is_slow(seconds):
             self._quick = 0
             self.lately = False
         elif not self.lately:
             self._quick += 1
             self.lately = self._quick >= _WRITES
+
+    def note_reads(self, seconds: float) -> None:
+        """
+        What a commit had to read of the ledger took so long.
+
+        That it took less says nothing: nearly all commits read nothing.
+        """
+        if self._is_slow(seconds):
+            self._quick = 0
+            self.lately = False
+
+    def _is_slow(self, seconds: float) -> bool:
+        return seconds > (_QUICK_SECONDS if self.lately else _QUICK_SECONDS_APART)

@@ -172,6 +172,7 @@ class LogWriter:
         self._rotation_failed = False
         self.counts = CommitCounts()
         self.quickness = Quickness()
+        self._read_seconds = 0.0  # of this commit, for what it read of the ledger's file
         self.space = FreeSpace(path, limits.min_free_bytes, self._disk)
         self.durable_time = 0
         self.ledger = self._new_ledger()
@@ -310,6 +311,7 @@ class LogWriter:
         if self._state is not _OPEN:
             raise StoreFailed("the log is closed")
         began = self._monotonic()
+        self._read_seconds = 0.0
         try:
             results = self._commit(entries, began)
             for index, entry in enumerate(entries):
@@ -321,6 +323,8 @@ class LogWriter:
             # What was staged is neither settled nor rolled back, so nothing may be saved again.
             self._state = _State.FAILED
             raise
+        if self._read_seconds:
+            self.quickness.note_reads(self._read_seconds)
         return results
 
     def _last(self, client: bytes) -> int | None:
@@ -704,7 +708,11 @@ class LogWriter:
 
     def _load(self, client: bytes) -> ClientState | None:
         assert self._checkpointer is not None
-        return self._checkpointer.load(client)
+        began = self._monotonic()
+        try:
+            return self._checkpointer.load(client)
+        finally:
+            self._read_seconds += self._monotonic() - began
 
     def _coverage(self, *, complete: bool = False) -> Coverage:
         return Coverage(self._file, self._size, self._last_time, complete, bool(self._lazy))

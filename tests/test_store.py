@@ -187,6 +187,31 @@ class InPlaceTest(FileCase):
         self.successResultOf(self.append(store, 1, b"x"))
         self.assertEqual((seen[0], store.in_place_seconds), (7, 0))
 
+    def test_a_slow_ledger(self) -> None:
+        """What a commit waits for is the ledger's file too, be it for questions alone."""
+        store = self.make_store()
+        be_quick(store)
+        clock = Clock()
+        writer = store.writer
+        writer._monotonic = clock.seconds
+        load = writer._checkpointer.load
+        self.patch(
+            writer._checkpointer, "load", lambda client: clock.advance(0.002) or load(client)
+        )
+
+        def ask(count: int) -> bool:
+            for n in range(count):
+                store.last(n.to_bytes(16, "big"))
+            self.clock.advance(0)
+            return writer.quickness.lately
+
+        self.assertTrue(ask(2))
+        self.assertTrue(ask(2))
+        self.assertFalse(ask(3))
+        for _ in range(20):
+            self.worker.step()
+            self.assertFalse(ask(1))  # and that this took no longer is no reason
+
     def test_only_small_ones(self) -> None:
         """A commit over the limit is the thread's; with a limit of 0, every one."""
         store = self.make_store(in_place_bytes=1000)
