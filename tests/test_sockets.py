@@ -115,9 +115,9 @@ class Rounds(SynchronousTestCase):
         self.connect(300)
         self.assertEqual(self.round(), [(1, 256)])
         self.assertEqual(self.round(), [(1, 44)])
-        """Where there is no other socket, what arrives meanwhile is the next round's."""
+
     def test_alone(self) -> None:
-        """Where there is no other socket, what arrives meanwhile is the next round's; a call finds, one reads."""
+        """Where there is no other socket, what arrives meanwhile is the next round's."""
         (connection,) = self.connect(63)
         connection.takes = lambda: setattr(connection, "has", KIB)
         self.assertEqual(self.round(), [(1, 63)])
