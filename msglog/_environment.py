@@ -32,9 +32,11 @@ class EnvironmentOptions(usage.Options):
 
     @cvar repeatable: names of the options that may be given more than once; in their variables,
         white space stands between the values.
+    @ivar on_command_line: the options that are not from the environment, nor defaults.
     """
 
     repeatable: Sequence[str] = ()
+    on_command_line: frozenset[str] = frozenset()
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
@@ -48,6 +50,7 @@ class EnvironmentOptions(usage.Options):
         except getopt.error:
             given = []  # which the real parser says
         named = {name.lstrip("-") for name, _ in given}
+        self.on_command_line = frozenset(named)
         variables: dict[str, str] = {}
         if not named & {"help", "version"}:
             variables = self._variables(os.environ)

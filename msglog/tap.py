@@ -122,6 +122,17 @@ class Options(GroupedOptions, EnvironmentOptions):
         ),
     )
 
+    # Options that are about what another option asks for.
+    parts = {  # noqa: RUF012 - as Twisted's own
+        "listen-tls": ("tls-certificate", "tls-key", "tls-client-ca"),
+        "http": ("http-host", "http-anyone", "http-bodies"),
+        "store": (
+            *("store-stream", "store-shards", "store-credentials", "store-user"),
+            *("store-password-file", "store-token-file"),
+            *("store-tls-ca", "store-tls-certificate", "store-tls-key"),
+        ),
+    }
+
     synopsis = "[options]"
     longdesc = (
         "A message log: every message that is acknowledged is on disk, exactly once, in its "
@@ -253,6 +264,7 @@ class Options(GroupedOptions, EnvironmentOptions):
         from twisted.internet import reactor
 
         self["limits"] = Limits(**{f.name: self._limit(f) for f in fields(Limits)})
+        self._check_idle()
         self["sync-seconds"] = _sync_seconds(self["sync"])
         self["rotation"] = _rotation(self["rotate"], self["rotate-keep"])
         self["access"] = self._access() if self["store"] else None
@@ -265,6 +277,17 @@ class Options(GroupedOptions, EnvironmentOptions):
         for name in self["listen-tls"]:
             name, endpoint = _endpoint(reactor, "listen-tls", name)
             self["endpoints"].append((name, self["tls"].endpoint(endpoint)))
+
+    def _check_idle(self) -> None:
+        """
+        Nobody should believe of an option that it does what it cannot do.
+
+        (A variable may be meant for the msglog command, which has some of the same names.)
+        """
+        for needed, options in self.parts.items():
+            idle = [option for option in options if option in self.on_command_line]
+            if idle and not self[needed]:
+                raise usage.UsageError(f"--{idle[0]} does nothing without --{needed}")
 
     def _check_workers(self) -> None:
         count = self["workers"]

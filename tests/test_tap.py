@@ -78,6 +78,15 @@ class OptionsTest(SynchronousTestCase):
         error = self.assertRaises(UsageError, parse, "--http", "nonsense:1")
         self.assertIn("--http nonsense:1", str(error))
 
+    def test_idle_options(self) -> None:
+        """An option of what was not asked for is a usage error: it would do nothing, unseen."""
+        for needed, options in tap.Options.parts.items():
+            for option in options:
+                flag = any(option == name for name, *_ in tap.Options.optFlags)
+                words = [f"--{option}"] if flag else [f"--{option}", "2"]
+                error = self.assertRaises(UsageError, parse, *words)
+                self.assertEqual(str(error), f"--{option} does nothing without --{needed}")
+
     def test_version(self) -> None:
         """--version is msglog's, not Twisted's."""
         self.assertRaises(SystemExit, parse, "--version")
