@@ -201,10 +201,13 @@ class FileStore(Service):
     @property
     def _in_place(self) -> bool:
         """Whether the next commit is so small, and the disk so quick, that it needs no thread."""
-        if self._ticking or not self._writer.quickness.lately:
+        writer = self._writer
+        if self._ticking or not writer.quickness.lately:
             return False
         limit = self._limits.in_place_bytes
-        return bool(limit) and self._waiting_bytes <= limit
+        if not limit or self._waiting_bytes > limit:
+            return False
+        return not (writer.may_take_long and writer.takes_long)
 
     def _commit_length(self) -> int:
         """How many of the waiting entries the next commit takes."""
@@ -328,7 +331,7 @@ class FileStore(Service):
 
     @property
     def writer(self) -> LogWriter:
-        """The log's writer, to read single numbers of: it works in a thread of its own."""
+        """The log's writer, to read single numbers of: it may be at work in another thread."""
         return self._writer
 
     @property

@@ -1,8 +1,8 @@
 """
 The one owner of the log file: commits, rotation, and when the ledger goes to its checkpoint.
 
-Everything here is synchronous and knows no Twisted: L{FileStore} runs it in a thread of its own,
-one call at a time.
+Everything here is synchronous and knows no Twisted: L{FileStore} runs it, one call at a time, in a
+thread of its own or where the reactor is.
 
 States:
 
@@ -129,6 +129,7 @@ class LogWriter:
     @param monotonic: seconds, for intervals.
     @ivar counts: see L{CommitCounts}; of this and the next, others read single numbers only.
     @ivar quickness: whether the disk is quick.
+    @ivar may_take_long: whether C{takes_long} is ever true.
     @ivar space: the room on the log's disk.
     @ivar durable_time: the time of the last commit that is on the disk, microseconds since 1970;
         0 before any.
@@ -152,7 +153,8 @@ class LogWriter:
         self.ledger_path = path.with_name(path.name + ".ledger")
         self._limits = limits
         self._lazy = sync
-        self._rotation = rotation or RotationRule()
+        self._rotation = rule = rotation or RotationRule()
+        self.may_take_long = bool(sync or rule.max_bytes or rule.period)
         self._disk: IDisk = disk or Disk()
         self._open_checkpoint = checkpoint
         self._clock = clock
@@ -567,6 +569,16 @@ class LogWriter:
         checkpointer = self._checkpointer
         return checkpointer is not None and checkpointer.behind(self._size)
 
+    @property
+    def takes_long(self) -> bool:
+        """
+        Whether the next commit has more to wait for than its own bytes: the sync of all that
+        C{--sync} has left, or a new file.  (May be asked from another thread.)
+        """
+        if self._lazy and self._sync_is_due():
+            return True
+        return self._rotation_is_due(self._moment())
+
     # --- rotation --------------------------------------------------------------------------
 
     def reopen(self) -> None:
@@ -639,10 +651,12 @@ class LogWriter:
 
     def _rotate_if_due(self) -> None:
         moment = self._moment()
-        if not self._rotation.due(self._began, self._size, moment):
-            return
-        if self._monotonic() >= self._rotate_at:
+        if self._rotation_is_due(moment):
             self._rotate(moment)
+
+    def _rotation_is_due(self, moment: int) -> bool:
+        due = self._rotation.due(self._began, self._size, moment)
+        return due and self._monotonic() >= self._rotate_at
 
     def _rotate(self, moment: int) -> None:
         """

@@ -39,7 +39,9 @@ class MemoryStoreTest(StoreContract, SynchronousTestCase):
 
 
 class FileCase(SynchronousTestCase):
-    def make_store(self, sync: float = 0.0, **limits) -> FileStore:
+    def make_store(
+        self, sync: float = 0.0, rotation: RotationRule | None = None, **limits
+    ) -> FileStore:
         self.path = Path(self.mktemp())
         self.clock = Clock()
         self.clock.advance(1000.0)
@@ -54,7 +56,13 @@ class FileCase(SynchronousTestCase):
             sync,
             on_failure=self.failures.append,
             writer=LogWriter(
-                self.path, made, disk=self.disk, clock=lambda: 1e6, monotonic=lambda: 0.0
+                self.path,
+                made,
+                sync,
+                rotation=rotation,
+                disk=self.disk,
+                clock=lambda: 1e6,
+                monotonic=lambda: 0.0,
             ),
             worker=lambda reactor: self.worker,
         )
@@ -248,6 +256,40 @@ class InPlaceTest(FileCase):
         self.settle(store)
         self.successResultOf(verdict)
         self.successResultOf(self.append(store, 4, b"x"))
+
+    def test_not_a_sync_of_many(self) -> None:
+        """With --sync SECONDS the sync of all that was written meanwhile is the thread's."""
+        store = self.make_store(sync=10.0)
+        be_quick(store)
+        clock = Clock()
+        store.writer._monotonic = clock.seconds
+        self.successResultOf(self.append(store, 1, b"x"))
+        for n in (2, 3):  # the first of a file is synced with it
+            self.successResultOf(self.append(store, n, b"x"))
+        clock.advance(6)
+        verdict = self.append(store, 4, b"x")
+        self.assertNoResult(verdict)
+        self.settle(store)
+        self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual(self.disk.calls[-2:], ["write", "sync"])
+        self.successResultOf(self.append(store, 5, b"x"))
+
+    def test_not_a_rotation(self) -> None:
+        """A new file waits for the whole ledger, which is the thread's, until it has failed."""
+        store = self.make_store(rotation=RotationRule(max_bytes=200))
+        be_quick(store)
+        for n in (1, 2):
+            self.successResultOf(self.append(store, n, b"x"))
+        verdict = self.append(store, 3, b"x")
+        self.assertNoResult(verdict)
+        self.settle(store)
+        self.assertEqual(self.successResultOf(verdict), STORED)
+        self.assertEqual(len(self.stored(store)), 1)
+        self.disk.errors["rename"] = errno.EIO
+        self.successResultOf(self.append(store, 4, b"x"))
+        self.append(store, 5, b"x")
+        self.settle(store)
+        self.successResultOf(self.append(store, 6, b"x"))
 
     def test_verdicts_come_in_order(self) -> None:
         """What gathered behind a commit of the thread's is judged after it, in place or not."""
