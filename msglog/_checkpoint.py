@@ -199,7 +199,7 @@ class Checkpoint:
         if self._wal.exists():  # the last end was no clean one
             for file in (self._wal, path):
                 _read_anew(file)
-        # The writer's thread is the only user after the start, which is not in that thread.
+        # The writer is the only user, and in one thread at a time, but not always in the same.
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
         try:
             self._open()

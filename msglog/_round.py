@@ -48,8 +48,6 @@ class Round:
     @param reactor: for time, and for the end of a turn.
     @param store: what takes the bundles.
     @param counts: where ACKs are counted, and how long they took.
-    @ivar began: when this round of reads began, or what comes without one, as C{reactor.seconds}
-        has it.
     """
 
     _log = Logger()
@@ -66,12 +64,12 @@ class Round:
         self._runs: list[Run] = []
         self._lines: list[bytes] = []
         self._bytes = 0
-        self.began = 0.0
+        self._began = 0.0  # when this round of reads did, or what comes without one
 
     def begin(self) -> None:
         """A round of reads begins: L{end} comes when it is over."""
         self._reading = True
-        self.began = self._reactor.seconds()
+        self._began = self._reactor.seconds()
 
     def end(self) -> None:
         """The round is over: a commit begins with what it brought."""
@@ -95,7 +93,7 @@ class Round:
         self._bytes += size
         if not self._reading and not self._scheduled:
             self._scheduled = True
-            self.began = self._reactor.seconds()
+            self._began = self._reactor.seconds()
             self._reactor.callLater(0, self._turn_ended)
         if self._bytes >= _BUNDLE_BYTES or len(self._runs) >= _BUNDLE_BATCHES:
             self.hand_over()
@@ -111,7 +109,7 @@ class Round:
         if not runs:
             return
         bundle = _bundle(runs, self._lines, self._bytes)
-        began = self.began
+        began = self._began
         self._runs, self._awaiting, self._lines = [], [], []
         self._bytes = 0
         try:

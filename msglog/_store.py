@@ -1,12 +1,15 @@
 """
-The embedded store: a L{LogWriter} in a thread of its own, fed by group commit.
-
-While one commit is in the writer's thread, everything that arrives gathers for the next one.  One
-commit is one hand-over, one write, one fdatasync and one wake-up of the reactor.
+The embedded store: a L{LogWriter}, fed by group commit.
 
 A commit that is not large is made I{in place}, in the reactor's thread, while the disk is quick: a
-second thread that waits for the interpreter costs more than the disk does (docs/design.md).  The
-writer is in one thread at a time all the same.
+second thread that waits for the interpreter costs more than the disk does (docs/design.md).  All
+else that waits for the disk is done in a thread of its own: larger commits and those that take
+long, steps of the checkpoint, the end.  While a commit is there, everything that arrives gathers
+for the next one, so that one commit is one hand-over, one write, one fdatasync and one wake-up of
+the reactor.
+
+The writer is in one thread at a time: nothing is done in place while C{_busy_since} says that the
+thread has work, or C{_ticking} that a step of the checkpoint is there besides.
 """
 
 from __future__ import annotations
