@@ -137,7 +137,10 @@ class ICheckpoint(Interface):
     path: Path = Attribute("""Where it is, to name it in errors.""")
 
     def gone() -> bool:
-        """Whether its name leads to it no more: somebody deleted it or moved it away."""
+        """
+        Whether its name leads to it no more: somebody deleted it, moved it away, or put another
+        file there, which no later start may take for this one.
+        """
 
     def coverage() -> Coverage | None:
         """What the checkpoint covers; L{None} if it never covered anything."""
@@ -193,9 +196,8 @@ class Checkpoint:
         see_file(path, follow=False)
         # SQLite would make it readable by all; it has client ids.
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        made = os.fstat(fd)
-        self._identity = made.st_dev, made.st_ino
         os.close(fd)
+        self._disowned = False
         if self._wal.exists():  # the last end was no clean one
             for file in (self._wal, path):
                 _read_anew(file)
@@ -203,6 +205,8 @@ class Checkpoint:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
         try:
             self._open()
+            self._wal_file = _state_of(self._wal)[:2]
+            self._note_state()
         except BaseException:
             self.abandon()
             raise
@@ -262,14 +266,18 @@ class Checkpoint:
         self._fold()
 
     def close(self) -> None:
-        """Close the database, which makes one file of it again."""
-        self._db.close()
+        """Close the database, which makes one file of it again, unless that is another's."""
+        if self.gone() and self._disowned:
+            self.abandon()
+        else:
+            self._db.close()
 
     def abandon(self) -> None:
         """See L{ICheckpoint.abandon}."""
         # SQLite would bring its write-ahead log into the database when it closes that.  Python 3.11
         # has no other way to tell it not to; when it is interrupted, it gives that up.
-        self._db.interrupt()
+        with suppress(sqlite3.ProgrammingError):  # it is closed
+            self._db.interrupt()
         self._db.close()
 
     def _fold(self) -> None:
@@ -309,12 +317,33 @@ class Checkpoint:
     def gone(self) -> bool:
         """See L{ICheckpoint.gone}."""
         try:
-            found = os.stat(self.path)
+            if _state_of(self.path) == self._state:
+                return self._disowned
         except FileNotFoundError:
             return True
         except OSError:
-            return False  # nobody knows; the log is beside it, and what it meets is said
-        return (found.st_dev, found.st_ino) != self._identity
+            return self._disowned  # nobody knows; the log is beside it, and what it meets is said
+        self._disown()
+        return True
+
+    def _note_state(self) -> None:
+        """After each time that the file itself is written to, and not its write-ahead log."""
+        self._state = _state_of(self.path)
+
+    def _disown(self) -> None:
+        """
+        Have nothing more to do with what is under the name now.
+
+        SQLite would bring our write-ahead log into it, at the next start after a kill, or when it
+        closes this one.  If it is an older copy, clients' rows would be older than what is noted
+        of the log, and what they send again would be logged again.
+        """
+        # For good: if ours is moved back, it has no write-ahead log any more.
+        self._disowned = True
+        with suppress(OSError):
+            if _state_of(self._wal)[:2] == self._wal_file:
+                self._wal.unlink()
+                Disk().sync_folder(self.path.parent)
 
     def coverage(self) -> Coverage | None:
         """See L{ICheckpoint.coverage}."""
@@ -407,10 +436,12 @@ class Checkpoint:
         except BaseException:
             self._roll_back()
             raise
-        # If somebody deleted it, SQLite goes on with what it has open.
+        # If somebody deleted it, SQLite goes on with what it has open.  One that is moved aside is
+        # left as it is, so that it can be told when it is back.
         with suppress(FileNotFoundError):
-            if self._wal.stat().st_size > _FOLD_BYTES:
+            if self._wal.stat().st_size > _FOLD_BYTES and not self.gone():
                 self._fold()
+                self._note_state()
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
@@ -448,6 +479,12 @@ class Checkpoint:
         )
         self._db.executemany("REPLACE INTO blocks VALUES (?, ?, ?, ?)", blocks)
         self._db.executemany("DELETE FROM blocks WHERE client = ? AND block < ?", old)
+
+
+def _state_of(path: Path) -> tuple[int, int, int, int]:
+    """Which file it is, and what changes when it is written to."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _read_anew(path: Path) -> None:

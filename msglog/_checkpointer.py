@@ -164,9 +164,10 @@ class Checkpointer:
         if now >= self._say_at:
             self._say_at = now + _SAY_AGAIN_SECONDS
             self._log.error(
-                "the ledger {ledger} {damage}; messages are taken as before. Put it back, or start "
-                "the server again while all files rotated from the log are there: it is made anew "
-                "from them, and where one is missing, what clients sent then may be logged again",
+                "the ledger {ledger} {damage}; messages are taken as before. Move it back, but put "
+                "no copy there; or start the server again while all files rotated from the log are "
+                "there: it is made anew from them, and where one is missing, what clients sent "
+                "then may be logged again",
                 ledger=str(self._checkpoint.path),
                 damage=_GONE,
             )

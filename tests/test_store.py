@@ -1034,9 +1034,6 @@ class FiguresTest(FileCase):
         self.assertEqual(
             store.figures().store_warnings, ("the ledger was deleted, moved away or replaced",)
         )
-        ledger.write_bytes(b"")
-        look_for(10)
-        self.assertTrue(store.figures().store_warnings)
         aside.rename(ledger)
         self.assertEqual(look_for(120), 0)
         self.assertEqual(store.figures().store_warnings, ())
@@ -1044,6 +1041,14 @@ class FiguresTest(FileCase):
         store.writer._checkpointer.damage = "is damaged: page 7"
         look_for(10)
         self.assertEqual(store.figures().store_warnings, ("the ledger is damaged: page 7",))
+        ledger.rename(aside)
+        ledger.write_bytes(b"")
+        look_for(10)
+        self.assertTrue(store.figures().store_warnings)
+        # What took its place has nothing to do with this one any more, nor this one with the log.
+        aside.rename(ledger)
+        look_for(10)
+        self.assertTrue(store.figures().store_warnings)
         store.stopService()
         self.settle(store)
 

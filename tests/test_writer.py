@@ -11,7 +11,16 @@ from pathlib import Path
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from msglog import LedgerDamaged, Limits, LogDamaged, LogLocked, NackCode, StartError, StoreFailed
+from msglog import (
+    LedgerDamaged,
+    Limits,
+    LogDamaged,
+    LogLocked,
+    NackCode,
+    StartError,
+    StoreFailed,
+    _checkpoint,
+)
 from msglog._batch import STORED
 from msglog._checkpoint import Checkpoint
 from msglog._disk import Disk
@@ -378,6 +387,48 @@ class Restarts(Case):
         writer.close()
         self.ledger.unlink()
         self.write(self.open(), 11, 1)
+
+    def test_an_older_ledger_is_put_in_its_place(self) -> None:
+        """
+        A copy that is put where a running server has its ledger, under its name or over what it
+        has, is not mixed with what the server has written since, whether it is stopped or killed.
+        """
+        # So many that the first and the last are in different pages.
+        clients = [n.to_bytes(16, "big") for n in range(1, 1001)]
+        first, last = clients[0], clients[-1]
+        for over in (False, True):
+            for killed in (False, True):
+                with self.subTest(over=over, killed=killed):
+                    self.setUp()
+                    writer = self.open(checkpoint_seconds=1)
+                    writer.commit([entry(client, 1, b"1") for client in clients])
+                    writer.close()
+                    copy = self.folder / "copy"
+                    shutil.copy(self.ledger, copy)
+                    writer = self.open(checkpoint_seconds=1)
+                    self.write(writer, 2, 2, first)
+                    self.patch(_checkpoint, "_FOLD_BYTES", 0)
+                    self.checkpoint(writer)
+                    self.patch(_checkpoint, "_FOLD_BYTES", 1 << 30)
+                    self.write(writer, 2, 1, last)
+                    self.checkpoint(writer)
+                    if over:
+                        self.ledger.write_bytes(copy.read_bytes())
+                    else:
+                        copy.rename(self.ledger)
+                    if killed:
+                        self.checkpoint(writer)
+                        self.crash()
+                    else:
+                        writer.close()
+                    writer = self.open()
+                    self.assertEqual(writer.commit([Asking(first), Asking(last)]), [3, 2])
+                    self.write(writer, 4, 1, first)
+
+    def checkpoint(self, writer: LogWriter) -> None:
+        """Have the ledger brought up to date, and looked for."""
+        self.now += 10
+        self.idle(writer)
 
     def test_many_clients_in_little_memory(self) -> None:
         """A rebuild with more clients than fit in memory."""
