@@ -197,6 +197,8 @@ class MessageLogFactory(Factory):
         """
         if self.undurable <= self.limits.max_undurable_bytes // 2:
             self.holding = False
+            if self._reader is not None:
+                self._reader.be_brief()
             for connection in sorted(self.connections, key=_heard):
                 connection.release(UNDURABLE)
 

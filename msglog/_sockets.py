@@ -27,6 +27,10 @@ _ROUND_BYTES = 256 * 1024
 # How often it looks for more at most: a peer that sends byte by byte must not keep it up.
 _ROUND_LOOKS = 4
 
+# What is read of a socket in the first round after too much was undurable: that is one turn of the
+# smallest frames (L{msglog._protocol}), and all have theirs before it is too much again.
+_BRIEF_BYTES = 8 * 1024
+
 # Answers handed to a transport at a time: when they are gone, the peer is reading.
 _CHUNK_BYTES = 64 * 1024
 
@@ -71,6 +75,7 @@ class SocketReader:
         self._epoll = select.epoll()
         self._sockets: dict[int, _Watched] = {}
         self._unpaused: dict[int, _Watched] = {}
+        self._most = _READ_BYTES
 
     def add(self, connection: _IReads) -> int:
         """Read a connection's socket from now on; returns its descriptor."""
@@ -105,6 +110,10 @@ class SocketReader:
             # Nothing is left in the reactor by a server that has stopped.
             self._reactor.removeReader(self)
 
+    def be_brief(self) -> None:
+        """Read little of each socket in the next round, so that many with much are soon read."""
+        self._most = _BRIEF_BYTES
+
     def fileno(self) -> int:
         """See L{IReadDescriptor}."""
         return self._epoll.fileno()
@@ -115,6 +124,7 @@ class SocketReader:
         try:
             self._round()
         finally:
+            self._most = _READ_BYTES
             self._ended()
 
     def _round(self) -> None:
@@ -135,7 +145,7 @@ class SocketReader:
                 continue  # what another one of this round brought has paused or closed it
             recv, connection = found
             try:
-                data = recv(_READ_BYTES)
+                data = recv(self._most)
             except BlockingIOError:
                 continue
             except OSError:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
 
 import orjson
@@ -211,12 +212,16 @@ class Floods(SynchronousTestCase):
                 r(reason),
             )
         self.factory.limits = Limits(max_undurable_bytes=1)
+        brief: list[str] = []
+        reader = SimpleNamespace(be_brief=lambda: brief.append("brief"))
+        self.patch(self.factory, "_reader", reader)
         for index in (1, 2, 0):
             self.clock.advance(0.001)
             connections[index].protocol.dataReceived(encode_message(A, index + 1, b""))
         self.store.commit()
         self.clock.advance(0)
         self.assertEqual([connections.index(transport) for transport in order], [1, 2, 0])
+        self.assertEqual(brief, ["brief"])
 
     def test_addresses_of_one_host(self) -> None:
         """Who has a network of IPv6 has the share of one address; IPv4 in IPv6 is told apart."""

@@ -220,3 +220,10 @@ class Rounds(SynchronousTestCase):
         self.assertEqual(self.round(), [(1, 1)])
         self.reader.add(self.epoll.connections[2])
         self.assertEqual(self.round(), [(2, 1)])
+
+    def test_brief(self) -> None:
+        """All have their turn in a round that is brief; the next one is as ever."""
+        self.connect(300, 300, 1, 300)
+        self.reader.be_brief()
+        self.assertEqual(self.round()[:4], [(1, 8), (2, 8), (3, 1), (4, 8)])
+        self.assertEqual(self.round()[0], (1, 256))
