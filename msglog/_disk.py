@@ -90,6 +90,9 @@ class IDisk(Interface):
     def names(path: Path, fd: int) -> bool:
         """Whether a name leads to this open file."""
 
+    def named(fd: int) -> bool:
+        """Whether any name leads to this open file, or it is gone when it is closed."""
+
     def beside(path: Path) -> list[Path]:
         """The regular files whose names begin with that of C{path} and are longer."""
 
@@ -182,6 +185,10 @@ class Disk:
         except FileNotFoundError:
             return False
         return os.path.samestat(named, os.fstat(fd))
+
+    def named(self, fd: int) -> bool:
+        """See L{IDisk.named}."""
+        return os.fstat(fd).st_nlink > 0
 
     def beside(self, path: Path) -> list[Path]:
         """See L{IDisk.beside}."""

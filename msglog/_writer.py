@@ -624,8 +624,19 @@ class LogWriter:
         self._sync()
         # The old file has its new name for good before another gets its old one.
         self._sync_folder()
-        self._go_on_in(self._open_new())
-        self._log.info("the log was moved away; going on in a new {log}", log=str(self.path))
+        new = self._open_new()
+        lost = 0 if self._disk.named(self._fd) else self._size
+        self._go_on_in(new)
+        if lost:
+            self._log.warn(
+                "the log was deleted, with {lost} bytes of acknowledged messages; going on in a "
+                "new {log}. They are lost, unless somebody has a copy (of one that was moved, "
+                "compressed and then deleted, say)",
+                lost=lost,
+                log=str(self.path),
+            )
+        else:
+            self._log.info("the log was moved away; going on in a new {log}", log=str(self.path))
 
     def _go_on_in(self, fd: int) -> None:
         """Leave the file for a new one."""

@@ -542,6 +542,22 @@ class Rotation(Case):
         self.write(writer, 4, 1)
         self.assertEqual(self.sequences(), [4])
 
+    def test_deleted(self) -> None:
+        """It goes on, and says what is lost; of an empty log nothing is."""
+        with capturedLogs() as said:
+            writer = self.open()
+            self.log.unlink()
+            writer.reopen()
+            self.write(writer, 1, 3)
+            self.log.rename(self.folder / "log.1")
+            self.write(writer, 4, 1)
+            size = self.log.stat().st_size
+            self.log.unlink()
+            self.write(writer, 5, 1)
+        self.assertEqual(self.sequences(), [5])
+        (event,) = [e for e in said if e["log_level"] is LogLevel.warn]
+        self.assertIn(f"was deleted, with {size} bytes", formatEvent(event) or "")
+
     def test_killed_after_the_move(self) -> None:
         """The rest of the ledger is found in the file that was moved away."""
         writer = self.open()

@@ -168,6 +168,9 @@ class MemoryDisk:
     def names(self, path: Path, fd: int) -> bool:
         return self.folder.get(path.name) is self._inode(fd)
 
+    def named(self, fd: int) -> bool:
+        return any(inode is self._inode(fd) for inode in self.folder.values())
+
     def beside(self, path: Path) -> list[Path]:
         return [
             path.parent / name

@@ -231,6 +231,9 @@ class SimDisk:
     def names(self, path: Path, fd: int) -> bool:
         return self._names.get(path.name) is self._open[fd]
 
+    def named(self, fd: int) -> bool:
+        return any(file is self._open[fd] for file in self._names.values())
+
     def beside(self, path: Path) -> list[Path]:
         names = [name for name in self._names if name.startswith(path.name) and name != path.name]
         self._rng.shuffle(names)
