@@ -260,6 +260,12 @@ class MessageLogFactory(Factory):
         deadline = self._reactor.callLater(self.limits.stop_seconds, self._abort_all)
         for connection in list(self.connections):
             connection.end()
+        if unread := sum(connection.unread > 0 for connection in self.connections):
+            self.log.info(
+                "connections that have answers to read yet: {count}; they get {seconds:g} s",
+                count=unread,
+                seconds=self.limits.stop_seconds,
+            )
         if self._sweep.running:
             self._sweep.stop()
             self._sweep.start(STOP_LINGER_SECONDS / 4, now=False)

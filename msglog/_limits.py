@@ -149,8 +149,9 @@ class Limits:
     max_commit_bytes: int = _limit(
         16 * MIB,
         "bytes",
-        "of lines that one commit writes",
+        "of lines that one commit writes, and at most a bundle (256 KiB) more",
         "larger ones gain nothing and let the first message wait for the last",
+        maximum=32 * MIB,  # a start takes note of what one may have left: _recovery
     )
     in_place_bytes: int = _limit(
         1 * MIB,

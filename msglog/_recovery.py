@@ -37,7 +37,7 @@ __all__ = ["Recovered", "Recovery", "see_log"]
 _PROGRESS_BYTES = 256 * 1024 * 1024
 
 # What a sync that failed can have been about: the last commit, of which the bytes are bounded
-# (C{max_commit_bytes}, and one bundle); four times that.
+# (C{max_commit_bytes}, 32 MiB at most, and one bundle); nearly twice that.
 _UNSURE_BYTES = 64 * 1024 * 1024
 
 

@@ -48,6 +48,10 @@ _TICK_SECONDS = 1.0
 # commit of the smallest messages of thousands of clients takes 0.3 s at most.
 _BATCH_COST = 1024
 
+# How many batches and questions a commit in place has at most: for each its client may have to be
+# read from the ledger's file, 8 µs if that is in memory.
+_IN_PLACE_BATCHES = 2048
+
 
 @implementer(IStoreService, IGatheringStore)
 class FileStore(Service):
@@ -208,7 +212,7 @@ class FileStore(Service):
         if self._ticking or not writer.quickness.lately:
             return False
         limit = self._limits.in_place_bytes
-        if not limit or self._waiting_bytes > limit:
+        if not limit or self._waiting_bytes > limit or self._waiting_batches > _IN_PLACE_BATCHES:
             return False
         return not (writer.may_take_long and writer.takes_long)
 

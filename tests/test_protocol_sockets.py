@@ -375,6 +375,20 @@ class Lingering(SocketCase):
         self.assertTrue(transport.aborted)
         self.gone(transport)
 
+    def test_says_what_a_stop_waits_for(self) -> None:
+        """Peers that have answers to read yet are why it is not over at once."""
+        self.serve(stop_seconds=7)
+        slow, _ = self.connect(), self.connect()
+        slow.takes = 0
+        slow.protocol.dataReceived(messages(A, 1, b"x"))
+        self.turn()
+        said = EventLoggingObserver()
+        globalLogPublisher.addObserver(said)
+        self.addCleanup(globalLogPublisher.removeObserver, said)
+        self.factory.stop()
+        (line,) = [formatEvent(event) for event in said]
+        self.assertEqual(line, "connections that have answers to read yet: 1; they get 7 s")
+
     def test_goes_on_to_answer(self) -> None:
         """It ends when everything is answered and read, not before."""
         self.serve()

@@ -233,6 +233,17 @@ class InPlaceTest(FileCase):
         be_quick(store)
         self.assertNoResult(self.append(store, 1, b"x"))
 
+    def test_many_questions(self) -> None:
+        """Each may be for a client that has to be read from the disk: many are the thread's."""
+        store = self.make_store()
+        be_quick(store)
+        for count, works in ((2048, 0), (2049, 1)):
+            answers = [store.last(n.to_bytes(16, "big")) for n in range(count)]
+            self.clock.advance(0)
+            self.assertEqual(len(self.worker._work), works)
+            self.settle(store)
+            self.assertEqual([self.successResultOf(answer) for answer in answers], [0] * count)
+
     def test_together_over_the_limit(self) -> None:
         """Batches that are under the limit each, and together over it, are the thread's."""
         store = self.make_store(in_place_bytes=1000)

@@ -61,6 +61,7 @@ class OptionsTest(SynchronousTestCase):
             (("--idle-seconds", "soon"), "--idle-seconds soon: not a number of seconds"),
             (("--max-message-bytes", str(1 << 25)), "33554432: 33554432 is not between 0 and 1"),
             (("--window", "0"), "--window"),
+            (("--max-commit-bytes", str(1 << 26)), "--max-commit-bytes 67108864"),
             (("--idle-seconds", "-0.1"), "--idle-seconds"),
             (("--frame-seconds", "nan"), "--frame-seconds"),
             (("--nonsense",), "nonsense"),
