@@ -13,8 +13,8 @@ from uuid import UUID
 
 from click.testing import CliRunner
 
-from msglog import Limits
-from msglog._batch import STORED
+from msglog import Limits, NackCode
+from msglog._batch import STORED, Verdict
 from msglog._disk import Disk
 from msglog._errors import RecordError, SpoolError, StartError, StoreFailed
 from msglog._records import Record, format_line, format_lines, parse_line
@@ -114,9 +114,15 @@ def _serve(folder: Path) -> bool:
         return False
     batch = make_batch(b"honest".ljust(16), 1, b"x")
     try:
-        assert writer.commit([Appending(batch, format_lines(batch))]) == [STORED]
+        (verdict,) = writer.commit([Appending(batch, format_lines(batch))])
     except StoreFailed:
-        pass
+        writer._abandon()
+        return True
+    if verdict != STORED:
+        # What says that a client is new may be damaged: then it is refused, and that is said.
+        assert isinstance(verdict, Verdict)
+        assert [refusal.code for refusal in verdict.refusals] == [NackCode.NOT_STORED]
+        assert writer.ledger_damage is not None
     else:
         last = (folder / "log").read_bytes()[: writer.size].splitlines()[-1]
         assert parse_line(last).body == b"x"

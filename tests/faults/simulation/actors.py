@@ -271,8 +271,9 @@ class Server:
 
     @property
     def at_rest(self) -> bool:
-        """Whether the store has nothing to judge."""
-        return self.store._busy_since is None and not self.store._waiting
+        """Whether the store has nothing to judge, and no connection an answer for its next turn."""
+        store = self.store
+        return store._busy_since is None and not store._waiting and not self.factory._to_flush
 
     def look_inside(self) -> None:
         """See that what the server counts is what there is, when it has nothing to do."""
