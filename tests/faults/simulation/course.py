@@ -140,6 +140,7 @@ class Simulation:
             client = UUID(bytes=b"msglog client %02d" % number)
             self._add_client(f"client{number}", client, spool)
         self.peers: list[Peer] = []
+        self._furthest = 0.0  # how far the clock was ahead at most
         self._crowds = 0
         self._rotations = 0
 
@@ -205,7 +206,8 @@ class Simulation:
         for client in self.clients:
             if client.reactor is None:
                 client.start()
-        self._set_clock(max(self.server.machine.skew, 0.0))
+        # Timers that were set by a clock that was ahead then are not later for it.
+        self._set_clock(self._furthest)
         if not world.run(self._quiet, _PEACE_SECONDS):
             world.violate(f"in peace, not everybody is done: {self._not_done()}")
         self.server.look_inside()
@@ -367,6 +369,7 @@ class Simulation:
     def _set_clock(self, skew: float) -> None:
         self.model.idle |= skew - self.server.machine.skew >= 3600
         self.server.machine.skew = skew
+        self._furthest = max(self._furthest, skew)
         if self.server.reactor is not None:
             self.server.reactor.clock_was_set()
 
