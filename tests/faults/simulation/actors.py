@@ -20,7 +20,7 @@ from msglog._service import MessageLogService
 from msglog._writer import LogWriter
 
 from .disk import SimDisk
-from .model import CONFLICT, Model, checksum, message
+from .model import ACK, CONFLICT, CORRUPT, NACK, NOT_STORED, TOO_LONG, Model, checksum, message
 from .network import Endpoint, Listening, Network, Socket
 from .recipe import Settings
 from .world import Killed, Machine, SimReactor, SimWorker, World
@@ -432,16 +432,26 @@ class Client:
     # --- the connection --------------------------------------------------------------------
 
     def _connected(self, sock: Socket) -> None:
-        """See that nothing is sent under an id after its CONFLICT."""
+        """
+        See that nothing is sent under an id after its CONFLICT.
+
+        One behind a refusal after which all is sent again is about a message that is asked again.
+        """
         answers = bytearray()
+        asks_again = False
         if self._conflicts:
             self._world.violate(f"{self.name} connects after a CONFLICT")
 
         def received(data: bytes) -> None:
+            nonlocal asks_again
             answers.extend(data)
             while len(answers) >= 4 and len(answers) >= (end := 4 + int.from_bytes(answers[:4])):
-                if end > 33 and answers[8] == 0x15 and answers[33] == CONFLICT:
-                    conflicts.append(sock.waiting)
+                if answers[8] == ACK:
+                    asks_again = False
+                elif end > 33 and answers[8] == NACK:
+                    asks_again |= answers[33] in (NOT_STORED, CORRUPT, TOO_LONG)
+                    if answers[33] == CONFLICT and not asks_again:
+                        conflicts.append(sock.waiting)
                 del answers[:end]
 
         def sent(data: bytes) -> None:

@@ -40,7 +40,7 @@ _NAMES = (
     "FORBIDDEN",
     "CONFLICT",
 )
-_MESSAGE, _ENQUIRY, _ACK, _NACK, _TERMS = 0x01, 0x05, 0x06, 0x15, 0x16
+_MESSAGE, _ENQUIRY, ACK, NACK, _TERMS = 0x01, 0x05, 0x06, 0x15, 0x16
 _HEADER = struct.Struct(">IIB16sQ")
 _LONGEST = 16 << 20
 _HIGHEST = 2**53 - 1
@@ -227,10 +227,10 @@ class Connection:
         _, crc, kind, client, sequence = _HEADER.unpack_from(frame)
         body = frame[33:]
         code = expected = 0
-        if kind == _NACK:
+        if kind == NACK:
             code, expected = struct.unpack_from(">BQ", body)
             body[9:].decode()
-        if kind != _ACK and crc32c(frame[8:]) != crc:
+        if kind != ACK and crc32c(frame[8:]) != crc:
             model.violate(f"{self.name}: the checksum of an answer is wrong")
         if not self._owed:
             if self._turned_away and (code, client, sequence) == (UNAVAILABLE, _NOBODY, 0):
@@ -244,7 +244,7 @@ class Connection:
             model.violate(f"{what} is answered with {sequence} of {client.hex()[:8]}")
         if kind == _TERMS:
             self._terms(owed, what, sequence, body)
-        elif kind == _ACK:
+        elif kind == ACK:
             if owed.kind != _MESSAGE or owed.code:
                 model.violate(f"{what}: an ACK where NACK {owed.code} is right")
             model.answers["ACK"] += 1
@@ -254,7 +254,7 @@ class Connection:
             if sequence <= owed.last - model.window:
                 model.violate(f"{what} is ACKed, but older than the window")
             self._acked[client] = max(self._acked.get(client, 0), sequence)
-        elif kind == _NACK:
+        elif kind == NACK:
             self._nack(owed, what, code, expected, body)
         else:
             model.violate(f"{what}: an answer of type {kind}")
