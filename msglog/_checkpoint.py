@@ -195,8 +195,7 @@ class Checkpoint:
         # Nobody has a reason for a link here, but to have a server write where the link leads.
         see_file(path, follow=False)
         # SQLite would make it readable by all; it has client ids.
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        os.close(fd)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
         self._disowned = False
         if self._wal.exists():  # the last end was no clean one
             for file in (self._wal, path):

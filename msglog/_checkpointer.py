@@ -76,9 +76,7 @@ class Checkpointer:
             return self._checkpoint.load(client)
         except RowDamaged as e:
             self.damage = f"is damaged: {e}"
-            now = self._monotonic()
-            if now >= self._say_at:
-                self._say_at = now + _SAY_AGAIN_SECONDS
+            if self._may_say():
                 self._log.error(
                     "the ledger {ledger} is damaged: {error}. Its messages are refused "
                     "(NOT_STORED), those of others are taken. Look at the disk, stop the server, "
@@ -132,7 +130,7 @@ class Checkpointer:
         now = self._monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
-            self._look(now)
+            self._look()
         if not self.behind(size):
             return
         if self._steps is None:
@@ -154,15 +152,22 @@ class Checkpointer:
                 seconds=self._limits.checkpoint_seconds,
             )
 
-    def _look(self, now: float) -> None:
+    def _may_say(self) -> bool:
+        """Whether it is time to say again what is wrong with the file."""
+        now = self._monotonic()
+        if now < self._say_at:
+            return False
+        self._say_at = now + _SAY_AGAIN_SECONDS
+        return True
+
+    def _look(self) -> None:
         """See whether somebody took the file away: it would be lost with the process."""
         if not self._checkpoint.gone():
             if self.damage == _GONE:
                 self.damage = None
             return
         self.damage = _GONE
-        if now >= self._say_at:
-            self._say_at = now + _SAY_AGAIN_SECONDS
+        if self._may_say():
             self._log.error(
                 "the ledger {ledger} {damage}; messages are taken as before. Move it back, but put "
                 "no copy there; or start the server again while all files rotated from the log are "

@@ -214,7 +214,7 @@ class FileStore(Service):
         limit = self._limits.in_place_bytes
         if not limit or self._waiting_bytes > limit or self._waiting_batches > _IN_PLACE_BATCHES:
             return False
-        return not (writer.may_take_long and writer.takes_long)
+        return not writer.takes_long
 
     def _commit_length(self) -> int:
         """How many of the waiting entries the next commit takes."""

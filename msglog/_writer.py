@@ -129,7 +129,6 @@ class LogWriter:
     @param monotonic: seconds, for intervals.
     @ivar counts: see L{CommitCounts}; of this and the next, others read single numbers only.
     @ivar quickness: whether the disk is quick.
-    @ivar may_take_long: whether C{takes_long} is ever true.
     @ivar space: the room on the log's disk.
     @ivar durable_time: the time of the last commit that is on the disk, microseconds since 1970;
         0 before any.
@@ -154,7 +153,7 @@ class LogWriter:
         self._limits = limits
         self._lazy = sync
         self._rotation = rule = rotation or RotationRule()
-        self.may_take_long = bool(sync or rule.max_bytes or rule.period)
+        self._may_take_long = bool(sync or rule.max_bytes or rule.period)
         self._disk: IDisk = disk or Disk()
         self._open_checkpoint = checkpoint
         self._clock = clock
@@ -575,6 +574,8 @@ class LogWriter:
         Whether the next commit has more to wait for than its own bytes: the sync of all that
         C{--sync} has left, or a new file.  (May be asked from another thread.)
         """
+        if not self._may_take_long:  # nearly always: asked before each commit
+            return False
         if self._lazy and self._sync_is_due():
             return True
         return self._rotation_is_due(self._moment())
